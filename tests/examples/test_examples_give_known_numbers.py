@@ -1,0 +1,119 @@
+"""Every example runs, and what it prints is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import wrightomega
+
+from examples import (
+    custom_interpreter,
+    d2l_autograd,
+    digits,
+    dlsys_expression,
+    linear_regression,
+    scipy_minimize,
+    user_derivative,
+)
+
+EXAMPLES = Path(digits.__file__).parent
+
+
+def test_every_example_is_tested_here():
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert names == {name for name in globals() if (EXAMPLES / f"{name}.py").exists()}
+
+
+def test_digits_are_the_1797_images_and_the_split_is_fixed():
+    train, test = digits.load_digits()
+    assert train.images.shape == (1437, 64) and test.images.shape == (360, 64)
+    assert train.images.dtype == train.targets.dtype == np.float32
+    counts = (train.targets.sum(0) + test.targets.sum(0)).astype(int)
+    assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    np.testing.assert_array_equal(digits.load_digits()[1].images, test.images)
+
+
+def test_digits_classifier_learns_and_loses_less_each_epoch(capsys):
+    outcome = digits.main()
+    assert outcome.accuracy >= 0.96
+    assert outcome.losses[-1] < 0.15 < outcome.losses[0]
+    printed = capsys.readouterr()
+    assert "{ lambda ;" in printed.out and "f32[32,64]" in printed.out
+    assert "steps per second" in printed.out
+    assert "epoch  1/20 [##############################] 44/44" in printed.err
+
+
+def test_digits_step_gives_the_same_jitted_and_eager():
+    train, _ = digits.load_digits()
+    params = digits.init_params(np.random.default_rng(0))
+    batch = train.images[:32], train.targets[:32]
+    value, updated = digits.train_step(params, *batch)
+    jit_value, jit_updated = digits.ft.jit(digits.train_step)(params, *batch)
+    np.testing.assert_allclose(jit_value, value, rtol=1e-5)
+    for pair, jit_pair in zip(updated, jit_updated, strict=True):
+        for p, q in zip(pair, jit_pair, strict=True):
+            assert p.dtype == q.dtype == np.float32
+            np.testing.assert_allclose(p, q, rtol=1e-4, atol=1e-6)
+
+
+def test_d2l_gradients():
+    outcome = d2l_autograd.main()
+    x = np.arange(4.0)
+    np.testing.assert_array_equal(outcome.of_two_dots, 4 * x)
+    np.testing.assert_array_equal(outcome.of_sum, np.ones(4))
+    np.testing.assert_array_equal(outcome.of_squares, 2 * x)
+    np.testing.assert_array_equal(outcome.of_detached, x**2)
+    assert outcome.of_loop == {
+        1.0: 1024.0,
+        -1.0: 102400.0,
+        0.3: 4096.0,
+        500.0: 2.0,
+        -0.001: 104857600.0,
+    }
+
+
+def test_linear_regression_recovers_the_weights():
+    params = linear_regression.main()
+    np.testing.assert_allclose(params.w, [2, -3.4], atol=2e-3)
+    np.testing.assert_allclose(params.b, 4.2, atol=2e-3)
+
+
+def test_dlsys_expression_has_the_derivative_found_by_hand(capsys):
+    outcome = dlsys_expression.main(1.0)
+    assert outcome.value == pytest.approx((np.e + 1) * np.e, rel=1e-14)
+    assert outcome.derivative == pytest.approx(2 * np.e**2 + np.e, rel=1e-14)
+    assert outcome.equations <= 5
+    assert "{ lambda ; a:f64[]. let" in capsys.readouterr().out
+
+
+def test_interpreter_bounds_every_sampled_value():
+    low, high = custom_interpreter.main()
+    assert low == pytest.approx(np.tanh(-1) - 2 - 1)
+    assert high == pytest.approx(np.tanh(2) + 4)
+    x, y = np.meshgrid(np.linspace(-1, 2, 50), np.linspace(0, 1, 50))
+    values = custom_interpreter.f(x, y)
+    assert low <= values.min() and values.max() <= high
+
+
+def test_interpreter_names_the_primitive_it_has_no_rule_for():
+    with pytest.raises(TypeError, match="no interval rule for sin"):
+        custom_interpreter.bounds(np.sin, (0.0, 1.0))
+
+
+def test_own_operation_has_the_derivatives_of_the_omega_function():
+    x = np.array([-1.0, 0.5, 1.0, 3.0])
+    w = wrightomega(x)
+    outcome = user_derivative.main()
+    np.testing.assert_array_equal(outcome.value, w)
+    np.testing.assert_allclose(outcome.first, w / (1 + w), rtol=1e-14)
+    np.testing.assert_allclose(outcome.second, w / (1 + w) ** 3, rtol=1e-14)
+
+
+def test_minimizers_reach_the_known_minima():
+    outcome = scipy_minimize.main()
+    np.testing.assert_allclose(outcome.rosenbrock, np.ones(5), atol=1e-4)
+    np.testing.assert_allclose(outcome.newton, np.ones(5), atol=1e-4)
+    np.testing.assert_allclose(outcome.logistic, [-4.0777, 1.5046], atol=1e-3)
+    assert outcome.evaluations < 100
