@@ -45,7 +45,7 @@ def negative_log_likelihood(coefficients):
 
 def main() -> Outcome:
     """Minimize both functions."""
-    start = np.array([-1.2, 1, -1.2, 1, 0.5])
+    start = np.array([1.3, 0.7, 0.8, 1.9, 1.2])
     valley = minimize(ft.value_and_grad(rosenbrock), start, jac=True, method="BFGS")
     print(f"Rosenbrock, BFGS: {valley.x}, {valley.nfev} evaluations, {valley.message}")
     newton = minimize(

@@ -28,7 +28,8 @@ def test_every_example_is_tested_here():
 
 def test_digits_are_the_1797_images_and_the_split_is_fixed():
     train, test = digits.load_digits()
-    assert train.images.shape == (1437, 64) and test.images.shape == (360, 64)
+    assert train.images.shape == (1437, 64)
+    assert test.images.shape == (360, 64)
     assert train.images.dtype == train.targets.dtype == np.float32
     counts = (train.targets.sum(0) + test.targets.sum(0)).astype(int)
     assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
@@ -40,7 +41,8 @@ def test_digits_classifier_learns_and_loses_less_each_epoch(capsys):
     assert outcome.accuracy >= 0.96
     assert outcome.losses[-1] < 0.15 < outcome.losses[0]
     printed = capsys.readouterr()
-    assert "{ lambda ;" in printed.out and "f32[32,64]" in printed.out
+    assert "{ lambda ;" in printed.out
+    assert "f32[32,64]" in printed.out
     assert "steps per second" in printed.out
     assert "epoch  1/20 [##############################] 44/44" in printed.err
 
@@ -94,7 +96,8 @@ def test_interpreter_bounds_every_sampled_value():
     assert high == pytest.approx(np.tanh(2) + 4)
     x, y = np.meshgrid(np.linspace(-1, 2, 50), np.linspace(0, 1, 50))
     values = custom_interpreter.f(x, y)
-    assert low <= values.min() and values.max() <= high
+    assert low <= values.min()
+    assert values.max() <= high
 
 
 def test_interpreter_names_the_primitive_it_has_no_rule_for():
