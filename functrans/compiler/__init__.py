@@ -1,0 +1,1 @@
+"""From a jaxpr to machine code; `pipeline` lists the passes in order."""

@@ -1,0 +1,45 @@
+"""Switches that hold for a `with` block, per thread.
+
+`disable_jit` runs jitted functions as plain Python. `checking_leaks` makes every transformation
+verify that no tracer outlives it. `checking_ir` checks every program after every pass.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class _Switches(threading.local):
+    jit_disabled = False
+    check_leaks = False
+    check_ir = False
+
+
+switches = _Switches()
+
+
+@contextmanager
+def _switch(name: str, value: bool) -> Iterator[None]:
+    before = getattr(switches, name)
+    setattr(switches, name, value)
+    try:
+        yield
+    finally:
+        setattr(switches, name, before)
+
+
+def disable_jit(disable: bool = True):  # noqa: FBT001, FBT002  (JAX's signature)
+    """Run jitted functions as plain Python inside the block, so that `print` and `pdb` work."""
+    return _switch("jit_disabled", disable)
+
+
+def checking_leaks():
+    """Raise, inside the block, when a traced value outlives the transformation that made it."""
+    return _switch("check_leaks", True)
+
+
+def checking_ir():
+    """Check every jaxpr after every transformation and compiler pass inside the block."""
+    return _switch("check_ir", True)

@@ -1,0 +1,1 @@
+"""Transformations of programs, a file each: staging, jvp, linearize, transpose, batching."""

@@ -1,0 +1,120 @@
+"""Transposition: a linear program run backwards.
+
+Each equation of a linear program is visited once, last first. Its cotangent is complete by then:
+all users of its result came later in the program. The `transpose` rule of its primitive turns it
+into cotangents of the operands, which add up per variable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from functrans import ops
+from functrans.core import Linear, Zero, swap_source
+from functrans.interpreters.linearize import Tape
+from functrans.interpreters.staging import trace_to_jaxpr
+from functrans.ir import Atom, ClosedJaxpr, JaxprEqn, Literal, Var
+
+
+def transpose_tape(tape: Tape, cts: Sequence[Any]) -> list[Any]:
+    """Cotangents of the tape's inputs from those of its outputs; `Zero` where nothing flows.
+
+    The entry of an input that carries no tangent is None.
+    """
+    ct_of = seed(tape.outs, cts)
+    backward_pass(tape.eqns, {}, ct_of)
+    return [None if v is None else ct_of.get(v, Zero(v.aval)) for v in tape.invars]
+
+
+def seed(outs: Sequence[Atom | Zero], cts: Sequence[Any]) -> dict[Var, Any]:
+    """The cotangents of the variables among `outs`."""
+    ct_of: dict[Var, Any] = {}
+    for out, ct in zip(outs, cts, strict=True):
+        if type(out) is Var and type(ct) is not Zero:
+            accumulate(ct_of, out, ct)
+    return ct_of
+
+
+def accumulate(ct_of: dict[Var, Any], var: Var, ct: Any) -> None:
+    """Add `ct` to what is known of the cotangent of `var`."""
+    before = ct_of.get(var)
+    ct_of[var] = ct if before is None else ops.add(before, ct)
+
+
+def backward_pass(
+    eqns: Sequence[JaxprEqn], known: dict[Var, Any], ct_of: dict[Var, Any]
+) -> None:
+    """Push the cotangents in `ct_of` through `eqns`, last to first.
+
+    Operands that are literals or in `known` are values; the program is linear in the others.
+    """
+    before = swap_source(None)
+    eqn = None
+    try:
+        for eqn in reversed(eqns):
+            if not any(v in ct_of for v in eqn.outvars):
+                continue
+            swap_source(eqn.source)
+            _transpose_eqn(eqn, known, ct_of)
+    except Exception as error:
+        if eqn is not None and eqn.source is not None:
+            error.add_note(f"while transposing {eqn.primitive.name}, traced at {eqn.source}")
+        raise
+    finally:
+        swap_source(before)
+
+
+def _transpose_eqn(eqn: JaxprEqn, known: dict[Var, Any], ct_of: dict[Var, Any]) -> None:
+    operands = [
+        a.val if type(a) is Literal else known[a] if a in known else Linear(a.aval)  # type: ignore[index]
+        for a in eqn.invars
+    ]
+    if eqn.primitive.multiple_results:
+        cts: Any = [ct_of.pop(v, None) for v in eqn.outvars]
+        cts = [Zero(v.aval) if c is None else c for v, c in zip(eqn.outvars, cts, strict=True)]
+    else:
+        cts = ct_of.pop(eqn.outvars[0])
+    in_cts = eqn.primitive.transpose(cts, *operands, **eqn.params)
+    for a, operand, ct in zip(eqn.invars, operands, in_cts, strict=True):
+        if type(operand) is Linear and ct is not None and type(ct) is not Zero:
+            accumulate(ct_of, a, ct)  # type: ignore[arg-type]
+
+
+def transpose_jaxpr(
+    closed: ClosedJaxpr, linear: tuple[bool, ...], ct_given: tuple[bool, ...]
+) -> tuple[ClosedJaxpr, tuple[bool, ...]]:
+    """The program from known inputs and given cotangents to cotangents of the linear inputs.
+
+    Returns it with, per linear input, whether a cotangent reaches it (only those are outputs).
+    """
+    key = ("transpose", linear, ct_given)
+    if key not in closed.derived:
+        closed.derived[key] = _transpose_jaxpr(closed, linear, ct_given)
+    return closed.derived[key]
+
+
+def _transpose_jaxpr(
+    closed: ClosedJaxpr, linear: tuple[bool, ...], ct_given: tuple[bool, ...]
+) -> tuple[ClosedJaxpr, tuple[bool, ...]]:
+    jaxpr = closed.jaxpr
+    known_vars = [v for v, is_linear in zip(jaxpr.invars, linear, strict=True) if not is_linear]
+    linear_vars = [v for v, is_linear in zip(jaxpr.invars, linear, strict=True) if is_linear]
+    reached: list[bool] = []
+
+    def backward(*args: Any) -> list[Any]:
+        known = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+        known.update(zip(known_vars, args))
+        cts = iter(args[len(known_vars) :])
+        out_cts = [
+            next(cts) if given else Zero(v.aval)
+            for v, given in zip(jaxpr.outvars, ct_given, strict=True)
+        ]
+        ct_of = seed(jaxpr.outvars, out_cts)
+        backward_pass(jaxpr.eqns, known, ct_of)
+        reached.extend(v in ct_of for v in linear_vars)
+        return [ct_of[v] for v in linear_vars if v in ct_of]
+
+    ct_avals = [v.aval for v, given in zip(jaxpr.outvars, ct_given, strict=True) if given]
+    program = trace_to_jaxpr(backward, [*(v.aval for v in known_vars), *ct_avals], what="transpose")
+    return program, tuple(reached)

@@ -1,0 +1,282 @@
+"""The loop program: what a compiled function does, as data that prints as Python.
+
+A `Program` is a straight list of steps over named buffers. A step is a call of a loop nest
+(`KernelCall`), a matrix product (`MatMul`) or a visible call back into Python (`HostStep`).
+A `Kernel` is a loop nest over formal buffers: equal nests are one kernel, called many times.
+
+Kernel bodies are trees of a few statements. Scalars are in SSA form: every name is assigned once,
+except accumulators, which only `Update` changes. Names are plain strings, so that the printed
+program, which runs (see `printing_loops`), is the program.
+
+`compiler/lowering` builds programs, `compiler/emission` turns them into LLVM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A C-contiguous block of elements. Two buffers of a program never overlap."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """`offset + sum(coefficient * loop variable) + sum(coefficient * integer scalar)`.
+
+    `terms` is sorted by name; a name is a loop variable or an integer scalar of the kernel.
+    """
+
+    terms: tuple[tuple[str, int], ...] = ()
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """A literal scalar operand."""
+
+    value: np.generic
+
+
+Operand = str | Const
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`name = buffer[index]`; where `guard` (the name of a bool scalar) is false, `other`.
+
+    A guarded-off load must not touch memory out of the buffer.
+    """
+
+    name: str
+    buffer: str
+    index: tuple[Affine, ...]
+    dtype: np.dtype
+    guard: str | None = None
+    other: Const | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    """`name = op(*args)`; `op` is a word of `compiler/scalar_math`, `dtype` that of the result."""
+
+    name: str
+    op: str
+    args: tuple[Operand, ...]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class IndexValue:
+    """`name = index` as an integer scalar (iota, comparisons of positions)."""
+
+    name: str
+    index: Affine
+    dtype: np.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """`buffer[index] = value`."""
+
+    buffer: str
+    index: tuple[Affine, ...]
+    value: Operand
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReduce:
+    """`buffer[index] = op(buffer[index], value)`: the body of a scatter. `op`: add, mul, min, max."""
+
+    buffer: str
+    index: tuple[Affine, ...]
+    op: str
+    value: Operand
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """Declare the accumulator `name` with its first value."""
+
+    name: str
+    value: Const
+    dtype: np.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """`name = op(name, value)`; `op`: add, mul, min, max, and, or, xor. May be reassociated.
+
+    For min and max NaN wins, as in NumPy.
+    """
+
+    name: str
+    op: str
+    value: Operand
+
+
+@dataclass(frozen=True, slots=True)
+class ArgUpdate:
+    """`if better(value, name): name = value; position = index`: argmin and argmax (first wins).
+
+    `name` and `position` are accumulators; a NaN value is better than any number, the first wins.
+    """
+
+    name: str
+    position: str
+    op: str  # "min" | "max"
+    value: Operand
+    index: Affine
+
+
+@dataclass(frozen=True, slots=True)
+class CheckIndex:
+    """`name = value + bound if value < 0 else value`; leave the program with `code` if outside.
+
+    The status carries `code` (an index into `Program.checks`) and the offending value.
+    """
+
+    name: str
+    value: str
+    bound: int
+    code: str  # formal name of the check, an entry of KernelCall.checks
+    dtype: np.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """`for var in range(extent): body`. `kind` "reduce" says that only accumulators carry over.
+
+    "map" says iterations are independent (no two store to one place); "serial" promises nothing.
+    """
+
+    var: str
+    extent: int
+    body: tuple[Stmt, ...]
+    kind: str = "map"
+
+
+Stmt = Load | Let | IndexValue | Store | StoreReduce | Init | Update | ArgUpdate | CheckIndex | Loop
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A formal buffer of a kernel. `role` is "in", "out" (only written) or "inout"."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A loop nest over formal buffers. Equal kernels (by value) are the same machine code.
+
+    `params` are buffers that do not overlap; `checks` the formal names of index checks.
+    """
+
+    params: tuple[Param, ...]
+    body: tuple[Stmt, ...]
+    checks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCall:
+    """Run `kernel` with actual buffers (names) and check codes (indices into Program.checks)."""
+
+    kernel: Kernel
+    buffers: tuple[str, ...]
+    checks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MatMul:
+    """`out[b, m, n] = sum_k lhs[b, m, k] * rhs[b, k, n]` over views of buffers.
+
+    Every operand is a 3-d strided view of its buffer, given in elements: `*_strides[i]` belongs to
+    the axes (b, m, k), (b, k, n), (b, m, n), with an offset. A batch stride of 0 is allowed on the
+    operands. `sizes` = (b, m, n, k). k = 0 gives zeros. `out` never overlaps the operands.
+    """
+
+    out: str
+    lhs: str
+    rhs: str
+    sizes: tuple[int, int, int, int]
+    lhs_strides: tuple[int, int, int]
+    rhs_strides: tuple[int, int, int]
+    out_strides: tuple[int, int, int]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class HostStep:
+    """Call `function(*inputs) -> list of outputs` in Python: an operation with no native lowering.
+
+    `text` is how the step is shown, e.g. "host sort axis=0".
+    """
+
+    text: str
+    function: Callable[..., list[np.ndarray]] = field(compare=False)
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+Step = KernelCall | MatMul | HostStep
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What an index check means to the user: the text of the error and the line it came from."""
+
+    bound: int
+    axis: int
+    primitive: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A whole compiled function.
+
+    `inputs`, `consts` (arrays held by reference, read at every call), `outputs`, `temps`: buffers by
+    role. `offsets` places each temp in one arena of `arena_bytes` bytes (64-byte aligned), so temps
+    that are never alive together may share memory. `outputs` name buffers; an output that is also
+    an input, a constant or another output is listed in `copies` as (output, source) instead of
+    being written by a step.
+    """
+
+    name: str
+    inputs: tuple[Buffer, ...]
+    consts: tuple[tuple[Buffer, np.ndarray], ...]
+    outputs: tuple[Buffer, ...]
+    temps: tuple[Buffer, ...]
+    steps: tuple[Step, ...]
+    checks: tuple[Check, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
+    offsets: tuple[tuple[str, int], ...] = ()
+    arena_bytes: int = 0
+
+
+def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
+    """Every statement of a kernel body, outer ones first."""
+    for stmt in body:
+        yield stmt
+        if isinstance(stmt, Loop):
+            yield from walk(stmt.body)

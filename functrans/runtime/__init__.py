@@ -1,0 +1,1 @@
+"""What compiled programs need while they run: code, BLAS, symbols, calls."""
