@@ -6,6 +6,7 @@ it returns `(value, params)`, and the next call is given these params.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ def network(library: Library, sizes, batch: int, *, is_classifier: bool = False)
             rng.normal(0, 1 / np.sqrt(n), size=(n, m)).astype(np.float32),
             np.zeros(m, np.float32),
         )
-        for n, m in zip(sizes[:-1], sizes[1:], strict=True)
+        for n, m in itertools.pairwise(sizes)
     ]
     x = rng.normal(size=(batch, sizes[0])).astype(np.float32)
     if is_classifier:
