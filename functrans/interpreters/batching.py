@@ -74,6 +74,11 @@ class BatchTrace(Trace):
         try:
             if mine:
                 out, dim = primitive.batch_axis(self.size, vals, dims, **params)  # type: ignore[attr-defined]
+            elif self.axis_name is not None and hasattr(primitive, "batch_named"):
+                # A program inside may use the axis even where no argument has it.
+                out, dim = primitive.batch_named(  # type: ignore[attr-defined]
+                    self.size, vals, dims, self.axis_name, **params
+                )
             elif all(d is None for d in dims):
                 return primitive(*vals, **params)
             else:

@@ -1,0 +1,76 @@
+"""functrans: differentiate, vectorize and compile plain NumPy code on a CPU.
+
+How a value flows: `fnp.log1p(x)` (or `np.log1p(x)` of a traced `x`) promotes its operands, then
+calls `ops.log1p`. The *current trace* decides what that means. Normally it is `EvalTrace`, which
+calls NumPy on plain arrays. Under `grad` it is a JVP trace over a trace that records only what
+touches a tangent; the recorded program is linear, and transposition runs it backwards. Under
+`vmap` it is a batching trace. Under `jit` everything is staged to a jaxpr, which is simplified,
+lowered to the loop program, compiled and cached. Traces nest because each rule is itself written
+with ops, which ask the then-current trace.
+
+>>> import numpy as np
+>>> import functrans as ft
+>>> ft.grad(lambda x: np.sum(np.tanh(x) ** 2))(np.zeros(3))
+array([0., 0., 0.])
+"""
+
+from functrans import lax, nn, numpy, printing, scipy, test_util, tree, tree_util
+from functrans.api import (
+    eval_shape,
+    grad,
+    jvp,
+    linear_transpose,
+    linearize,
+    make_jaxpr,
+    value_and_grad,
+    vjp,
+)
+from functrans.arguments import ShapeDtypeStruct
+from functrans.checking import check_jaxpr
+from functrans.config import checking_ir, checking_leaks, disable_jit
+from functrans.core import Primitive
+from functrans.dtypes import float0
+from functrans.interpreters.staging import eval_jaxpr
+from functrans.ir import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from functrans.jit import jit
+from functrans.vectorize import hessian, jacfwd, jacobian, jacrev, vmap
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClosedJaxpr",
+    "Jaxpr",
+    "JaxprEqn",
+    "Literal",
+    "Primitive",
+    "ShapeDtypeStruct",
+    "Var",
+    "check_jaxpr",
+    "checking_ir",
+    "checking_leaks",
+    "disable_jit",
+    "eval_jaxpr",
+    "eval_shape",
+    "float0",
+    "grad",
+    "hessian",
+    "jacfwd",
+    "jacobian",
+    "jacrev",
+    "jit",
+    "jvp",
+    "lax",
+    "linear_transpose",
+    "linearize",
+    "make_jaxpr",
+    "nn",
+    "numpy",
+    "printing",
+    "scipy",
+    "test_util",
+    "tree",
+    "tree_util",
+    "value_and_grad",
+    "vjp",
+    "vmap",
+]
