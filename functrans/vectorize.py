@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from functrans import ops
 from functrans.api import Argnums, _Chosen, _linearized, jvp
 from functrans.arguments import (
     argument_names,
@@ -203,11 +204,19 @@ def jacfwd(
             out, extra = vmap(push(i), out_axes=(-1, None))(_basis(leaves, i))
             aux.append(extra)
             shape = np.shape(leaves[i])
-            columns.append(tree_map(lambda c, shape=shape: c.reshape(*np.shape(c)[:-1], *shape), out))
+            columns.append(tree_map(lambda c, shape=shape: _split_last(c, shape), out))
         jac = _outer_tree(columns, chosen)
         return (jac, aux[0]) if has_aux else jac
 
     return jacobian_of
+
+
+def _split_last(c: Any, shape: tuple[int, ...]) -> Any:
+    return ops.reshape(c, shape=(*np.shape(c)[:-1], *shape))
+
+
+def _split_first(g: Any, shape: tuple[int, ...]) -> Any:
+    return ops.reshape(g, shape=(*shape, *np.shape(g)[1:]))
 
 
 def _require_kind(chosen: _Chosen, holomorphic: bool) -> None:
@@ -269,7 +278,7 @@ def jacrev(
 
             grads = vmap(pull)(_basis(outs, i))
             shape = np.shape(y)
-            rows.append(chosen.pack([g.reshape(*shape, *np.shape(g)[1:]) for g in grads]))
+            rows.append(chosen.pack([_split_first(g, shape) for g in grads]))
         jac = tree_unflatten(out_tree, rows)
         return (jac, aux) if has_aux else jac
 
