@@ -355,7 +355,7 @@ class Scatter(Primitive):
         return [ct_x, ct_updates, *(None for _ in indices)]
 
     def _last_writers(self, x: Any, indices: Sequence[Any], params: dict[str, Any]) -> Any:
-        """Which of the writers to one place was the last; each writes its own number to find out."""
+        """Which of the writers to one place was the last: each writes its number to find out."""
         index_shape = indices[0].shape
         extents = x.shape[: params.get("batch_dims", 0) + len(indices)]
         writers = iota(dtype=_INT64, shape=(math.prod(index_shape),), dimension=0)
