@@ -82,8 +82,9 @@ def _resolve(
     for axis, (index, n) in enumerate(zip(indices, extents, strict=True)):
         index = np.asarray(index)
         if mode == "clip" and n:
-            # With NumPy integers, so that an unsigned 64-bit index is compared as it is.
-            resolved.append(np.minimum(np.maximum(index, 0), n - 1).astype(_INT64, copy=False))
+            above = index >= n  # in its own dtype: unsigned ones would wrap in int64
+            index = np.where(above, n - 1, index.astype(_INT64, copy=False))
+            resolved.append(np.maximum(index, 0))
             continue
         inside = (index >= (0 if mode in ("clip", "fill") else -n)) & (index < n)
         if mode == "fill":
@@ -123,10 +124,13 @@ class Gather(Primitive):
 
     def impl(self, x: Any, *indices: Any, batch_dims: int = 0, mode: str = "error") -> Any:
         k = len(indices)
-        if k == 1 and not batch_dims and mode == "error" and indices[0].dtype == _INT64:
-            return x.take(indices[0], axis=0)
-        if not k or batch_dims + k > x.ndim or any(i.dtype.kind not in "iu" for i in indices):
+        integers = all(i.dtype.kind in "iu" for i in indices)
+        if not k or batch_dims + k > x.ndim or not integers or mode not in MODES:
             self.abstract_eval(*map(get_aval, (x, *indices)), batch_dims=batch_dims, mode=mode)
+        wraps = mode in ("error", "promise_in_bounds")
+        if wraps and k == 1 and not batch_dims and indices[0].dtype == _INT64:
+            if x.shape[0] and x.flags.c_contiguous:  # `take` would copy all of a strided array
+                return x.take(indices[0], axis=0)
         extents = x.shape[batch_dims : batch_dims + k]
         if mode == "fill" and 0 in extents:
             shape = indices[0].shape + x.shape[batch_dims + k :]
@@ -277,7 +281,11 @@ class Scatter(Primitive):
         if valid is not None:
             rows, values = rows[valid.reshape(-1)], values[valid.reshape(-1)]
         _write(
-            out.reshape((math.prod(out.shape[: batch_dims + k]), rest)), rows, values, op, unique
+            out.reshape((math.prod(out.shape[: batch_dims + k]), rest)),
+            rows,
+            values,
+            op,
+            unique and mode != "clip",
         )
         return out
 
@@ -388,7 +396,9 @@ def _write(out: np.ndarray, rows: np.ndarray, values: np.ndarray, op: str, uniqu
         # One flat index per element: `ufunc.at` has its fast loop for one-dimensional operands.
         rest = out.shape[1]
         flat = (rows[:, None] * rest + np.arange(rest)).reshape(-1)
-        _UFUNCS[op].at(out.reshape(-1), flat, values.reshape(-1))
+        # `maximum.at` warns of nan where `maximum` does not.
+        with np.errstate(invalid="ignore" if op in ("min", "max") else None):
+            _UFUNCS[op].at(out.reshape(-1), flat, values.reshape(-1))
 
 
 def _where(params: dict[str, Any]) -> dict[str, Any]:
