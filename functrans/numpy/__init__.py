@@ -2,8 +2,18 @@
 
 from functrans.numpy import (
     array_methods,
+    composites,
+    contractions,
+    creation,
+    einsum,
+    index_update,
+    indexing,
     inspection,
+    linalg,
+    manipulation,
     protocols,
+    rearrange,
     reductions,
+    scipy_special,
     ufuncs,
 )

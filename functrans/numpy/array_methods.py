@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+
 from functrans import dtypes, ops
 from functrans.core import Tracer, is_weak
 from functrans.numpy import protocols

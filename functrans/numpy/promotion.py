@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from functrans import dtypes, ops
 from functrans.core import Tracer, get_aval
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from functrans.core import Tracer
 from functrans.numpy.dispatch import NAMES, TRACED
 from functrans.numpy.ufuncs import UFUNCS, UNSUPPORTED

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from functrans import dtypes, ops
 from functrans.numpy import ufuncs
 from functrans.numpy.dispatch import implements

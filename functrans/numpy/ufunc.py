@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from functrans import dtypes, ops
 from functrans.core import Tracer, current_trace, eval_trace
 from functrans.numpy import promotion

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from functrans import dtypes, ops
 from functrans.numpy.dispatch import NAMES
 from functrans.numpy.promotion import cast, dtype_of, full, scalar_like
