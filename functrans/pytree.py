@@ -9,7 +9,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 
@@ -63,13 +64,13 @@ class _Node(NamedTuple):
 
     flatten: Callable[[Any], tuple[Sequence[Any], Any]]
     unflatten: Callable[[Any, Sequence[Any]], Any]
-    keys: Callable[[Any, Any], Sequence[Any]]
+    keys: Callable[[Any], Sequence[Any]]  # key of each child of this very container
 
 
 class _Keys:
     """The aux data of a dict: its keys, sorted, and in their own order."""
 
-    __slots__ = ("original", "ordered")
+    __slots__ = ("ordered", "original")
 
     def __init__(self, original: tuple[Any, ...], ordered: tuple[Any, ...]):
         self.original = original
@@ -82,46 +83,67 @@ class _Keys:
         return hash(self.ordered)
 
 
-@functools.lru_cache(maxsize=4096)
-def _sorted_keys(original: tuple[Any, ...]) -> _Keys:
+# Only tuples of plain strings are kept: 1, 1.0 and True are equal but are not the same key.
+_known_keys: dict[tuple[Any, ...], _Keys] = {}
+_CACHE_LIMIT = 4096  # entries; bounds what programs that make up keys or classes can hold
+
+
+def _new_keys(original: tuple[Any, ...]) -> _Keys:
     try:
-        return _Keys(original, tuple(sorted(original)))
+        keys = _Keys(original, tuple(sorted(original)))
     except TypeError:
-        return _Keys(original, original)
+        keys = _Keys(original, original)
+    if all(type(k) is str for k in original):
+        if len(_known_keys) >= _CACHE_LIMIT:
+            _known_keys.clear()
+        _known_keys[original] = keys
+    return keys
 
 
 def _flatten_dict(d: dict[Any, Any]) -> tuple[list[Any], _Keys]:
-    keys = _sorted_keys(tuple(d))
+    original = tuple(d)
+    keys = _known_keys.get(original) or _new_keys(original)
     return [d[k] for k in keys.ordered], keys
 
 
 def _unflatten_dict(keys: _Keys, children: Sequence[Any]) -> dict[Any, Any]:
     if keys.original == keys.ordered:
-        return dict(zip(keys.ordered, children))
-    by_key = dict(zip(keys.ordered, children))
+        return dict(zip(keys.ordered, children, strict=True))
+    by_key = dict(zip(keys.ordered, children, strict=True))
     return {k: by_key[k] for k in keys.original}
 
 
-def _positions(aux: Any, children: Sequence[Any]) -> list[Any]:
-    return [SequenceKey(i) for i in range(len(children))]
+def _positions(x: Sequence[Any]) -> list[Any]:
+    return [SequenceKey(i) for i in range(len(x))]
+
+
+def _dict_keys(d: dict[Any, Any]) -> list[Any]:
+    return [DictKey(k) for k in _flatten_dict(d)[1].ordered]
+
+
+def _flatten_defaultdict(d: collections.defaultdict[Any, Any]) -> tuple[list[Any], Any]:
+    children, keys = _flatten_dict(d)
+    return children, (d.default_factory, keys)
 
 
 _registry: dict[type, _Node] = {
     list: _Node(lambda x: (x, None), lambda _, c: list(c), _positions),
     tuple: _Node(lambda x: (x, None), lambda _, c: tuple(c), _positions),
-    dict: _Node(_flatten_dict, _unflatten_dict, lambda a, _: [DictKey(k) for k in a.ordered]),
-    type(None): _Node(lambda _: ((), None), lambda _, __: None, lambda _, __: ()),
+    dict: _Node(_flatten_dict, _unflatten_dict, _dict_keys),
+    type(None): _Node(lambda _: ((), None), lambda _, __: None, lambda _: ()),
     collections.OrderedDict: _Node(
         lambda d: (list(d.values()), tuple(d)),
-        lambda a, c: collections.OrderedDict(zip(a, c)),
-        lambda a, _: [DictKey(k) for k in a],
+        lambda a, c: collections.OrderedDict(zip(a, c, strict=True)),
+        lambda d: [DictKey(k) for k in d],
     ),
     collections.defaultdict: _Node(
-        lambda d: (_flatten_dict(d)[0], (d.default_factory, _flatten_dict(d)[1])),
+        _flatten_defaultdict,
         lambda a, c: collections.defaultdict(a[0], _unflatten_dict(a[1], c)),
-        lambda a, _: [DictKey(k) for k in a[1].ordered],
+        _dict_keys,
     ),
 }
+# Types seen to be leaves, so that a leaf costs one set lookup.
+_leaf_types: set[type] = set()
 
 
 class PyTreeDef:
@@ -129,11 +151,13 @@ class PyTreeDef:
 
     __slots__ = ("_hash", "aux", "kids", "node_type", "num_leaves")
 
-    def __init__(self, node_type: type | None, aux: Any, kids: tuple[PyTreeDef, ...]):
+    def __init__(
+        self, node_type: type | None, aux: Any, kids: tuple[PyTreeDef, ...], num_leaves: int
+    ):
         self.node_type = node_type
         self.aux = aux
         self.kids = kids
-        self.num_leaves = 1 if node_type is None else sum(k.num_leaves for k in kids)
+        self.num_leaves = num_leaves
         self._hash: int | None = None
 
     @property
@@ -150,13 +174,20 @@ class PyTreeDef:
             return leaves[0]
         leaves = list(leaves)
         if len(leaves) != self.num_leaves:
-            raise ValueError(f"{self} has {self.num_leaves} leaves, got {len(leaves)}.")
-        return _build(self, iter(leaves))
+            raise ValueError(
+                f"{self} has {self.num_leaves} leaves, got {len(leaves)}. Pass the leaves that "
+                f"tree_flatten gave for this structure, one for each `*`."
+            )
+        try:
+            return _build(self, iter(leaves))
+        except RecursionError as error:
+            raise _too_deep() from error
 
     def flatten_up_to(self, tree: Any) -> list[Any]:
         """The subtrees of `tree` at the places of this structure's leaves."""
         out: list[Any] = []
-        _collect(self, tree, out, ())
+        if not _collect(self, tree, out):
+            raise ValueError("the trees differ" + next(_differences(self, tree, ())))
         return out
 
     def __eq__(self, other: object) -> bool:
@@ -183,8 +214,15 @@ class PyTreeDef:
         return f"PyTreeDef({_show(self)})"
 
 
-_LEAF = PyTreeDef(None, None, ())
-_NONE = PyTreeDef(type(None), None, ())
+_LEAF = PyTreeDef(None, None, (), 1)
+_NONE = PyTreeDef(type(None), None, (), 0)
+
+
+def _too_deep() -> ValueError:
+    return ValueError(
+        f"the tree is nested deeper than Python's recursion limit of {sys.getrecursionlimit()} "
+        "allows here. Keep long chains as one flat list, or raise sys.setrecursionlimit."
+    )
 
 
 def _show(d: PyTreeDef) -> str:
@@ -199,36 +237,60 @@ def _show(d: PyTreeDef) -> str:
     if t is tuple:
         return f"({', '.join(inner)}{',' if len(inner) == 1 else ''})"
     if t is dict:
-        return "{" + ", ".join(f"{k!r}: {v}" for k, v in zip(d.aux.ordered, inner)) + "}"
-    return f"{t.__name__}({', '.join(inner)})"
+        return (
+            "{" + ", ".join(f"{k!r}: {v}" for k, v in zip(d.aux.ordered, inner, strict=True)) + "}"
+        )
+    if t is collections.OrderedDict or t is collections.defaultdict:
+        keys = d.aux if t is collections.OrderedDict else d.aux[1].ordered
+        body = "{" + ", ".join(f"{k!r}: {v}" for k, v in zip(keys, inner, strict=True)) + "}"
+        factory = "" if t is collections.OrderedDict else f"{d.aux[0]!r}, "
+        return f"{t.__name__}({factory}{body})"
+    if d.aux is None or d.aux == ():
+        return f"{t.__name__}({', '.join(inner)})"
+    return f"{t.__name__}[{d.aux!r}]({', '.join(inner)})"
 
 
 def _node_of(t: type) -> _Node | None:
+    """How to take a type apart, or None for a leaf; namedtuples need no registration."""
     node = _registry.get(t)
-    if node is None and issubclass(t, tuple) and hasattr(t, "_fields"):
+    if node is not None or t in _leaf_types:
+        return node
+    if issubclass(t, tuple) and hasattr(t, "_fields"):
+        fields: tuple[str, ...] = t._fields  # type: ignore[attr-defined]
         return _Node(
-            lambda x: (x, None),
-            lambda _, c: t(*c),
-            lambda _, __: [GetAttrKey(f) for f in t._fields],  # type: ignore[attr-defined]
+            lambda x: (x, None), lambda _, c: t(*c), lambda _: [GetAttrKey(f) for f in fields]
         )
-    return node
+    if len(_leaf_types) >= _CACHE_LIMIT:
+        _leaf_types.clear()
+    _leaf_types.add(t)
+    return None
 
 
 def _flatten(x: Any, leaves: list[Any], is_leaf: Callable[[Any], bool] | None) -> PyTreeDef:
+    t = type(x)
     if is_leaf is not None and is_leaf(x):
         leaves.append(x)
         return _LEAF
-    t = type(x)
-    if t is tuple or t is list:
-        return PyTreeDef(t, None, tuple([_flatten(c, leaves, is_leaf) for c in x]))
     if x is None:
         return _NONE
-    node = _node_of(t)
-    if node is None:
-        leaves.append(x)
-        return _LEAF
-    children, aux = node.flatten(x)
-    return PyTreeDef(t, aux, tuple([_flatten(c, leaves, is_leaf) for c in children]))
+    if t is tuple or t is list:
+        children, aux = x, None
+    else:
+        node = _node_of(t)
+        if node is None:
+            leaves.append(x)
+            return _LEAF
+        children, aux = node.flatten(x)
+    before = len(leaves)
+    kids = []
+    for child in children:
+        # The common child, an array, is settled here without a call.
+        if is_leaf is None and type(child) in _leaf_types:
+            leaves.append(child)
+            kids.append(_LEAF)
+        else:
+            kids.append(_flatten(child, leaves, is_leaf))
+    return PyTreeDef(t, aux, tuple(kids), len(leaves) - before)
 
 
 def tree_flatten(
@@ -240,7 +302,25 @@ def tree_flatten(
     ([2, 1], PyTreeDef({'a': [*, None], 'b': *}))
     """
     leaves: list[Any] = []
-    return leaves, _flatten(tree, leaves, is_leaf)
+    try:
+        return leaves, _flatten(tree, leaves, is_leaf)
+    except RecursionError as error:
+        raise _too_deep() from error
+
+
+def flatten_one_level(tree: Any) -> tuple[list[Any], Any]:
+    """The children of a container and its aux data, without going further down.
+
+    >>> flatten_one_level((1, [2, 3]))
+    ([1, [2, 3]], None)
+
+    Raises ValueError for a leaf.
+    """
+    node = _node_of(type(tree))
+    if node is None:
+        raise ValueError(f"{type(tree).__name__} is a leaf and has no children.")
+    children, aux = node.flatten(tree)
+    return list(children), aux
 
 
 def _build(d: PyTreeDef, leaves: Any) -> Any:
@@ -260,27 +340,78 @@ def tree_unflatten(treedef: PyTreeDef, leaves: Iterable[Any]) -> Any:
     return treedef.unflatten(leaves)
 
 
-def _collect(d: PyTreeDef, tree: Any, out: list[Any], path: tuple[Any, ...]) -> None:
+def build_tree(treedef: PyTreeDef, children: Iterable[Any]) -> Any:
+    """The tree whose outermost container is that of `treedef`, with whole subtrees as children.
+
+    >>> build_tree(tree_structure([0, (0, 0)]), [1, (2, 3)])
+    [1, (2, 3)]
+    """
+    children = list(children)
+    if treedef.node_type is None or len(children) != len(treedef.kids):
+        raise ValueError(f"{treedef} has {len(treedef.kids)} children, got {len(children)}.")
+    return _node_of(treedef.node_type).unflatten(treedef.aux, children)  # type: ignore[union-attr]
+
+
+def _collect(d: PyTreeDef, tree: Any, out: list[Any]) -> bool:
+    """Append the subtrees at the leaves of `d`; False where the structures differ."""
     if d.node_type is None:
         out.append(tree)
-        return
-    t = type(tree)
-    where = keystr(path) or "the root"
-    if t is not d.node_type:
-        raise ValueError(
-            f"the trees differ at {where}: one has {_show(d)}, the other {tree!r} of type "
-            f"{t.__name__}. Give both the same containers."
-        )
-    node = _node_of(t)
-    children, aux = node.flatten(tree)  # type: ignore[union-attr]
+        return True
+    if type(tree) is not d.node_type:
+        return False
+    children, aux = _node_of(d.node_type).flatten(tree)  # type: ignore[union-attr]
     if aux != d.aux or len(children) != len(d.kids):
-        raise ValueError(
-            f"the trees differ at {where}: one has {_show(d)}, the other "
-            f"{_show(tree_structure(tree))}. Give both the same keys and lengths."
-        )
-    keys = node.keys(aux, children)  # type: ignore[union-attr]
-    for key, kid, child in zip(keys, d.kids, children, strict=True):
-        _collect(kid, child, out, (*path, key))
+        return False
+    return all(_collect(kid, child, out) for kid, child in zip(d.kids, children, strict=True))
+
+
+def _describe(tree: Any) -> str:
+    if _node_of(type(tree)) is not None:
+        text = f"{type(tree).__name__} {_show(tree_structure(tree))}"
+    else:
+        shape = getattr(tree, "shape", None)
+        text = f"a leaf of type {type(tree).__name__}" + (f" and shape {shape}" if shape else "")
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _differences(d: PyTreeDef, tree: Any, path: tuple[Any, ...]) -> Iterator[str]:
+    """What to say of each place where `tree` does not have the structure `d` as a prefix."""
+    if d.node_type is None:
+        return
+    at = f" at {keystr(path) or 'the root'}: one has {d.node_type.__name__} {_show(d)}, the other "
+    if type(tree) is not d.node_type:
+        yield f"{at}{_describe(tree)}. Give both the same type of container."
+        return
+    node = _node_of(d.node_type)
+    children, aux = node.flatten(tree)  # type: ignore[union-attr]
+    if len(children) != len(d.kids):
+        advice = f"Give both the same length: {len(d.kids)} or {len(children)}."
+        if d.node_type is dict:
+            odd = [k for k in (*d.aux.ordered, *aux.ordered) if (k in d.aux.ordered) != (k in tree)]
+            advice = f"Only one of them has {', '.join(map(repr, odd))}: give both the same keys."
+        yield f"{at}{_describe(tree)}. {advice}"
+    elif aux != d.aux:
+        yield f"{at}{_describe(tree)}. Give both the same keys and static fields."
+    else:
+        keys = node.keys(tree)  # type: ignore[union-attr]
+        for key, kid, child in zip(keys, d.kids, children, strict=True):
+            yield from _differences(kid, child, (*path, key))
+
+
+def prefix_errors(
+    prefix_tree: Any, full_tree: Any, is_leaf: Callable[[Any], bool] | None = None
+) -> list[Callable[[str], ValueError]]:
+    """For each place where one tree is no prefix of the other, a function from name to error.
+
+    >>> [error("in_axes") for error in prefix_errors([0, 1], [5])]
+    [ValueError('in_axes is not a prefix ... at the root: one has list [*, *], ...')]
+    """
+    found = _differences(tree_structure(prefix_tree, is_leaf), full_tree, ())
+
+    def error_of(text: str) -> Callable[[str], ValueError]:
+        return lambda name: ValueError(f"{name} is not a prefix of its tree{text}")
+
+    return [error_of(text) for text in found]
 
 
 def tree_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
@@ -319,8 +450,14 @@ def tree_all(tree: Any) -> bool:
 
 
 def tree_transpose(outer_treedef: PyTreeDef, inner_treedef: PyTreeDef | None, tree: Any) -> Any:
-    """From a tree of trees to a tree of trees with the levels exchanged."""
+    """From a tree of trees to a tree of trees with the levels exchanged.
+
+    >>> tree_transpose(tree_structure([0, 0]), None, [{"a": 1}, {"a": 2}])
+    {'a': [1, 2]}
+    """
     rows = outer_treedef.flatten_up_to(tree)
+    if inner_treedef is None and not rows:
+        raise ValueError(f"{outer_treedef} has no leaves to take inner_treedef from; pass it.")
     inner = inner_treedef or tree_structure(rows[0])
     columns = zip(*[inner.flatten_up_to(r) for r in rows], strict=True)
     return inner.unflatten([outer_treedef.unflatten(c) for c in columns])
@@ -333,8 +470,8 @@ def _flatten_with_path(
     if node is None:
         out.append((path, x))
         return
-    children, aux = node.flatten(x)
-    for key, child in zip(node.keys(aux, children), children, strict=True):
+    children, _ = node.flatten(x)
+    for key, child in zip(node.keys(x), children, strict=True):
         _flatten_with_path(child, (*path, key), out, is_leaf)
 
 
@@ -371,6 +508,17 @@ def broadcast_prefix(
     return [x for x, n in zip(leaves, counts, strict=True) for _ in range(n)]
 
 
+def tree_broadcast(
+    prefix_tree: Any, full_tree: Any, is_leaf: Callable[[Any], bool] | None = None
+) -> Any:
+    """A tree of the structure of `full_tree` with the leaves of a prefix repeated.
+
+    >>> tree_broadcast([1, 2], [(0, 0), 0])
+    [(1, 1), 2]
+    """
+    return tree_structure(full_tree).unflatten(broadcast_prefix(prefix_tree, full_tree, is_leaf))
+
+
 def all_leaves(values: Iterable[Any], is_leaf: Callable[[Any], bool] | None = None) -> bool:
     """Whether every value is a leaf."""
     return all((is_leaf is not None and is_leaf(x)) or _node_of(type(x)) is None for x in values)
@@ -388,7 +536,8 @@ def treedef_children(treedef: PyTreeDef) -> list[PyTreeDef]:
 
 def treedef_tuple(treedefs: Iterable[PyTreeDef]) -> PyTreeDef:
     """The structure of a tuple of trees."""
-    return PyTreeDef(tuple, None, tuple(treedefs))
+    kids = tuple(treedefs)
+    return PyTreeDef(tuple, None, kids, sum(k.num_leaves for k in kids))
 
 
 # ---------------------------------------------------------------------------- registration
@@ -398,6 +547,7 @@ def _register(cls: type, node: _Node) -> None:
     if cls in _registry:
         raise ValueError(f"{cls.__name__} is already a pytree.")
     _registry[cls] = node
+    _leaf_types.discard(cls)
 
 
 def register_pytree_node(
@@ -414,7 +564,9 @@ def register_pytree_node(
         children, aux = flatten_func(x)
         return list(children), aux
 
-    keys = lambda _, children: [FlattenedIndexKey(i) for i in range(len(children))]  # noqa: E731
+    def keys(x: Any) -> list[Any]:
+        return [FlattenedIndexKey(i) for i in range(len(flatten(x)[0]))]
+
     _register(nodetype, _Node(flatten, lambda a, c: unflatten_func(a, tuple(c)), keys))
 
 
@@ -424,17 +576,15 @@ def register_pytree_with_keys(
     unflatten_func: Callable[[Any, Iterable[Any]], Any],
 ) -> None:
     """Like `register_pytree_node`, with children given as (key, child)."""
-    keys_of: dict[Any, list[Any]] = {}
 
     def flatten(x: Any) -> tuple[list[Any], Any]:
         pairs, aux = flatten_with_keys(x)
-        pairs = list(pairs)
-        keys_of[aux] = [k for k, _ in pairs]
-        return [c for _, c in pairs], aux
+        return [child for _, child in pairs], aux
 
-    _register(
-        nodetype, _Node(flatten, lambda a, c: unflatten_func(a, tuple(c)), lambda a, _: keys_of[a])
-    )
+    def keys(x: Any) -> list[Any]:
+        return [key for key, _ in flatten_with_keys(x)[0]]
+
+    _register(nodetype, _Node(flatten, lambda a, c: unflatten_func(a, tuple(c)), keys))
 
 
 def register_pytree_node_class(cls: type) -> type:
@@ -478,14 +628,16 @@ def register_dataclass(
         )
 
     def unflatten(aux: Any, children: Sequence[Any]) -> Any:
-        return nodetype(**dict(zip(data, children)), **dict(zip(meta, aux)))
+        return nodetype(
+            **dict(zip(data, children, strict=True)), **dict(zip(meta, aux, strict=True))
+        )
 
     _register(
         nodetype,
         _Node(
             lambda x: ([getattr(x, f) for f in data], tuple(getattr(x, f) for f in meta)),
             unflatten,
-            lambda _, __: [GetAttrKey(f) for f in data],
+            lambda _: [GetAttrKey(f) for f in data],
         ),
     )
     return nodetype
@@ -493,7 +645,7 @@ def register_dataclass(
 
 def register_static(cls: type) -> type:
     """Class decorator: instances are containers of no leaves, compared by value."""
-    _register(cls, _Node(lambda x: ((), x), lambda x, _: x, lambda _, __: ()))
+    _register(cls, _Node(lambda x: ((), x), lambda x, _: x, lambda _: ()))
     return cls
 
 
