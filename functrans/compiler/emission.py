@@ -1,0 +1,346 @@
+"""Loop programs as LLVM text: one function per distinct kernel, and drivers that call them.
+
+A kernel takes raw, non-overlapping pointers and has its extents built in. A driver is a straight
+line: it takes the Python objects of the arrays, reads their data pointers, and calls kernels and
+matrix products in order. A program with host steps has one driver per stretch between them.
+
+A driver returns 0, or 1 after it wrote (check, offending index) to the status words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from functrans import loop_ir as ir
+from functrans.compiler import matmul, scalar_math
+from functrans.compiler.scalar_math import literal, llvm_type
+
+_REDUCE_FLAGS = "reassoc nsz "  # only accumulators may be reordered; see loop_ir.Update
+
+
+def memory_type(dtype: np.dtype) -> str:
+    """The type of an element in memory: booleans take a byte."""
+    return "i8" if dtype.kind == "b" else llvm_type(dtype)
+
+
+class Module:
+    """The text of one LLVM module: needed declarations and functions, each once."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, None] = {}
+        self.kernels: dict[ir.Kernel, str] = {}
+
+    def need(self, text: str) -> None:
+        """Make sure the module contains `text`."""
+        self.parts[text] = None
+
+    def kernel(self, kernel: ir.Kernel) -> str:
+        """The name of the function for a kernel, written once."""
+        if kernel not in self.kernels:
+            name = self.kernels[kernel] = f"kernel_{len(self.kernels)}"
+            self.need(_KernelText(self, kernel, name).text())
+        return self.kernels[kernel]
+
+    def text(self) -> str:
+        """The module."""
+        return "\n\n".join(self.parts)
+
+
+class FunctionBody:
+    """Instructions of one function, with fresh names and labels."""
+
+    def __init__(self, module: Module):
+        self.module = module
+        self.lines: list[str] = []
+        self.count = 0
+        self.label = "entry"
+
+    def need(self, declaration: str) -> None:
+        """Make sure the module has this declaration or function."""
+        self.module.need(declaration)
+
+    def emit(self, text: str) -> str:
+        """Append `name = text`; returns the name."""
+        self.count += 1
+        name = f"%t{self.count}"
+        self.lines.append(f"  {name} = {text}")
+        return name
+
+    def do(self, text: str) -> None:
+        """Append an instruction without a result."""
+        self.lines.append(f"  {text}")
+
+    def fresh_label(self, hint: str) -> str:
+        """A new block label."""
+        self.count += 1
+        return f"{hint}{self.count}"
+
+    def start(self, label: str) -> None:
+        """Begin a block."""
+        self.lines.append(f"{label}:")
+        self.label = label
+
+
+class _KernelText(FunctionBody):
+    def __init__(self, module: Module, kernel: ir.Kernel, name: str):
+        super().__init__(module)
+        self.kernel = kernel
+        self.name = name
+        self.params = {p.name: p for p in kernel.params}
+        self.values: dict[str, str] = {}  # scalar name -> LLVM operand
+        self.dtypes: dict[str, np.dtype] = {}
+        self.variables: dict[str, str] = {}  # loop variable -> LLVM operand
+        self.accumulators: dict[str, str] = {}  # accumulator -> its stack slot
+        self.checks = {code: i for i, code in enumerate(kernel.checks)}
+
+    def text(self) -> str:
+        pointers = [f"ptr noalias align 1 %{p.name}" for p in self.kernel.params]
+        checks = [f"i64 %check{i}" for i in range(len(self.kernel.checks))]
+        status = ["ptr %status"] if checks else []
+        for acc in (s for s in ir.walk(self.kernel.body) if isinstance(s, ir.Init)):
+            slot = self.accumulators[acc.name] = f"%slot.{acc.name}"
+            self.lines.append(f"  {slot} = alloca {memory_type(acc.dtype)}")
+            self.dtypes[acc.name] = acc.dtype
+        self.body(self.kernel.body)
+        head = ", ".join([*pointers, *checks, *status])
+        attributes = 'noinline nounwind "prefer-vector-width"="512"'
+        return "\n".join(
+            [f"define internal i32 @{self.name}({head}) {attributes} {{", "entry:", *self.lines,
+             "  ret i32 0", "}"]
+        )  # fmt: skip
+
+    def body(self, statements: Iterable[ir.Stmt]) -> None:
+        for stmt in statements:
+            getattr(self, "_" + type(stmt).__name__.lower())(stmt)
+
+    # ------------------------------------------------------------------ operands and places
+
+    def operand(self, x: ir.Operand, dtype: np.dtype) -> str:
+        if isinstance(x, ir.Const):
+            return literal(x.value, dtype)
+        if x in self.accumulators:
+            return self._read(self.accumulators[x], self.dtypes[x])
+        return self.values[x]
+
+    def dtype_of(self, x: ir.Operand) -> np.dtype:
+        return x.value.dtype if isinstance(x, ir.Const) else self.dtypes[x]
+
+    def affine(self, index: ir.Affine) -> str:
+        total = str(index.offset) if index.offset or not index.terms else None
+        for name, coefficient in index.terms:
+            term = self._index_operand(name)
+            if coefficient != 1:
+                term = self.emit(f"mul nsw i64 {term}, {coefficient}")
+            total = term if total is None else self.emit(f"add nsw i64 {total}, {term}")
+        return total or "0"
+
+    def _index_operand(self, name: str) -> str:
+        if name in self.variables:
+            return self.variables[name]
+        value, dtype = self.operand(name, self.dtypes[name]), self.dtypes[name]
+        if dtype.itemsize == 8:
+            return value
+        how = "sext" if dtype.kind == "i" else "zext"
+        return self.emit(f"{how} {llvm_type(dtype)} {value} to i64")
+
+    def place(self, buffer: str, index: Sequence[ir.Affine]) -> str:
+        param = self.params[buffer]
+        terms: dict[str, int] = {}
+        offset, stride = 0, 1
+        for extent, affine in zip(reversed(param.shape), reversed(index), strict=True):
+            offset += affine.offset * stride
+            for name, coefficient in affine.terms:
+                terms[name] = terms.get(name, 0) + coefficient * stride
+            stride *= extent
+        flat = self.affine(ir.Affine(tuple(terms.items()), offset))
+        t = memory_type(param.dtype)
+        return self.emit(f"getelementptr inbounds {t}, ptr %{buffer}, i64 {flat}")
+
+    def _read(self, pointer: str, dtype: np.dtype) -> str:
+        value = self.emit(f"load {memory_type(dtype)}, ptr {pointer}")
+        return self.emit(f"icmp ne i8 {value}, 0") if dtype.kind == "b" else value
+
+    def _write(self, pointer: str, value: str, dtype: np.dtype) -> None:
+        if dtype.kind == "b":
+            value = self.emit(f"zext i1 {value} to i8")
+        self.do(f"store {memory_type(dtype)} {value}, ptr {pointer}")
+
+    def define(self, name: str, value: str, dtype: np.dtype) -> None:
+        self.values[name] = value
+        self.dtypes[name] = dtype
+
+    # ------------------------------------------------------------------ statements
+
+    def _load(self, s: ir.Load) -> None:
+        pointer = self.place(s.buffer, s.index)
+        if s.guard is None:
+            self.define(s.name, self._read(pointer, s.dtype), s.dtype)
+            return
+        # The first element stands in for a place outside: buffers here are never empty.
+        guard = self.values[s.guard]
+        pointer = self.emit(f"select i1 {guard}, ptr {pointer}, ptr %{s.buffer}")
+        value, t = self._read(pointer, s.dtype), llvm_type(s.dtype)
+        other = literal(s.other.value, s.dtype) if s.other else literal(0, s.dtype)
+        self.define(s.name, self.emit(f"select i1 {guard}, {t} {value}, {t} {other}"), s.dtype)
+
+    def _let(self, s: ir.Let) -> None:
+        in_dtypes = [self.dtype_of(a) for a in s.args]
+        args = [self.operand(a, d) for a, d in zip(s.args, in_dtypes, strict=True)]
+        self.define(s.name, scalar_math.lower_scalar(self, s.op, args, in_dtypes, s.dtype), s.dtype)
+
+    def _indexvalue(self, s: ir.IndexValue) -> None:
+        i64 = np.dtype(np.int64)
+        value = scalar_math.lower_scalar(self, "convert", [self.affine(s.index)], [i64], s.dtype)
+        self.define(s.name, value, s.dtype)
+
+    def _store(self, s: ir.Store) -> None:
+        dtype = self.params[s.buffer].dtype
+        value = self.operand(s.value, dtype)
+        self._write(self.place(s.buffer, s.index), value, dtype)
+
+    def _storereduce(self, s: ir.StoreReduce) -> None:
+        dtype = self.params[s.buffer].dtype
+        pointer = self.place(s.buffer, s.index)
+        self._write(pointer, self._combined(s.op, self._read(pointer, dtype), s.value, dtype), dtype)
+
+    def _combined(self, op: str, before: str, value: ir.Operand, dtype: np.dtype) -> str:
+        new = self.operand(value, dtype)
+        if dtype.kind == "f" and op in ("add", "mul"):
+            return self.emit(f"f{op} {_REDUCE_FLAGS}{llvm_type(dtype)} {before}, {new}")
+        if dtype.kind == "f":
+            # NaN wins and the loop still vectorizes: llvm.maximum is a recurrence LLVM knows.
+            t, bits = llvm_type(dtype), 8 * dtype.itemsize
+            return self.emit(f"call {t} @llvm.{op}imum.f{bits}({t} {before}, {t} {new})")
+        return scalar_math.lower_scalar(self, op, [before, new], [dtype, dtype], dtype)
+
+    def _init(self, s: ir.Init) -> None:
+        self._write(self.accumulators[s.name], literal(s.value.value, s.dtype), s.dtype)
+
+    def _update(self, s: ir.Update) -> None:
+        slot, dtype = self.accumulators[s.name], self.dtypes[s.name]
+        self._write(slot, self._combined(s.op, self._read(slot, dtype), s.value, dtype), dtype)
+
+    def _argupdate(self, s: ir.ArgUpdate) -> None:
+        slot, dtype = self.accumulators[s.name], self.dtypes[s.name]
+        position, index_dtype = self.accumulators[s.position], self.dtypes[s.position]
+        best, t = self._read(slot, dtype), llvm_type(dtype)
+        value = self.operand(s.value, dtype)
+        kind = {"f": "fcmp o", "i": "icmp s"}.get(dtype.kind, "icmp u")
+        better = self.emit(f"{kind}{'gt' if s.op == 'max' else 'lt'} {t} {value}, {best}")
+        if dtype.kind == "f":
+            new_nan = self.emit(f"fcmp uno {t} {value}, {value}")
+            old_number = self.emit(f"fcmp ord {t} {best}, {best}")
+            better = self.emit(f"or i1 {better}, {self.emit(f'and i1 {new_nan}, {old_number}')}")
+        self._write(slot, self.emit(f"select i1 {better}, {t} {value}, {t} {best}"), dtype)
+        i64 = np.dtype(np.int64)
+        here = scalar_math.lower_scalar(self, "convert", [self.affine(s.index)], [i64], index_dtype)
+        before, u = self._read(position, index_dtype), llvm_type(index_dtype)
+        self._write(position, self.emit(f"select i1 {better}, {u} {here}, {u} {before}"), index_dtype)
+
+    def _checkindex(self, s: ir.CheckIndex) -> None:
+        wide = self._index_operand(s.value)
+        signed = s.dtype.kind == "i"
+        wrapped = wide
+        if signed:
+            negative = self.emit(f"icmp slt i64 {wide}, 0")
+            moved = self.emit(f"add i64 {wide}, {s.bound}")
+            wrapped = self.emit(f"select i1 {negative}, i64 {moved}, i64 {wide}")
+        good = self.emit(f"icmp ult i64 {wrapped}, {s.bound}")
+        fine, bad = self.fresh_label("inside"), self.fresh_label("outside")
+        self.do(f"br i1 {good}, label %{fine}, label %{bad}, !prof !0")
+        self.module.need('!0 = !{!"branch_weights", i32 1000000, i32 1}')
+        self.start(bad)
+        self.do(f"store i64 %check{self.checks[s.code]}, ptr %status")
+        second = self.emit("getelementptr i64, ptr %status, i64 1")
+        self.do(f"store i64 {wide}, ptr {second}")
+        self.do("ret i32 1")
+        self.start(fine)
+        self.define(s.name, wrapped, np.dtype(np.int64))
+
+    def _loop(self, s: ir.Loop) -> None:
+        if s.extent == 0:
+            return
+        head, done = self.fresh_label("loop"), self.fresh_label("done")
+        before = self.label
+        variable = f"%i.{head}"
+        self.do(f"br label %{head}")
+        self.start(head)
+        at = len(self.lines)
+        self.lines.append("")
+        self.variables[s.var] = variable
+        self.body(s.body)
+        following = self.emit(f"add nuw nsw i64 {variable}, 1")
+        more = self.emit(f"icmp ult i64 {following}, {s.extent}")
+        self.lines[at] = (
+            f"  {variable} = phi i64 [ 0, %{before} ], [ {following}, %{self.label} ]"
+        )
+        self.do(f"br i1 {more}, label %{head}, label %{done}")
+        self.start(done)
+
+
+# ---------------------------------------------------------------------------- drivers
+
+DATA_OFFSET = 16  # of PyArrayObject.data behind the object header; verified by the executable
+
+
+def emit_program(
+    program: ir.Program, segments: Sequence[Sequence[ir.Step]]
+) -> tuple[str, list[str]]:
+    """The LLVM text of a program and the names of its drivers, one per segment.
+
+    A driver takes the array objects of inputs, constants and outputs, the arena and the status.
+    """
+    module = Module()
+    names = []
+    for i, steps in enumerate(segments):
+        names.append(f"driver_{i}")
+        module.need(_driver(module, program, steps, names[-1]))
+    return module.text(), names
+
+
+def _driver(module: Module, program: ir.Program, steps: Sequence[ir.Step], name: str) -> str:
+    body = FunctionBody(module)
+    objects = [*program.inputs, *(b for b, _ in program.consts), *program.outputs]
+    used = {b for s in steps for b in _buffers(s)}
+    pointers: dict[str, str] = {}
+    for i, buffer in enumerate(objects):
+        if buffer.name in used:
+            field = body.emit(f"getelementptr i8, ptr %object{i}, i64 {DATA_OFFSET}")
+            pointers[buffer.name] = body.emit(f"load ptr, ptr {field}")
+    for temp, offset in program.offsets:
+        if temp in used:
+            pointers[temp] = body.emit(f"getelementptr i8, ptr %arena, i64 {offset}")
+    for step in steps:
+        if isinstance(step, ir.KernelCall):
+            _call_kernel(body, module, step, pointers)
+        elif isinstance(step, ir.MatMul):
+            matmul.emit(body, step, pointers)
+    params = ", ".join([*(f"ptr %object{i}" for i in range(len(objects))), "ptr %arena", "ptr %status"])
+    head = f'define i32 @{name}({params}) nounwind "prefer-vector-width"="512" {{'
+    return "\n".join([head, "entry:", *body.lines, "  ret i32 0", "}"])
+
+
+def _buffers(step: ir.Step) -> tuple[str, ...]:
+    if isinstance(step, ir.KernelCall):
+        return step.buffers
+    if isinstance(step, ir.MatMul):
+        return step.out, step.lhs, step.rhs
+    return (*step.inputs, *step.outputs)
+
+
+def _call_kernel(
+    body: FunctionBody, module: Module, step: ir.KernelCall, pointers: dict[str, str]
+) -> None:
+    args = [f"ptr {pointers[b]}" for b in step.buffers] + [f"i64 {c}" for c in step.checks]
+    if step.checks:
+        args.append("ptr %status")
+    status = body.emit(f"call i32 @{module.kernel(step.kernel)}({', '.join(args)})")
+    if step.checks:
+        bad, fine = body.fresh_label("failed"), body.fresh_label("passed")
+        wrong = body.emit(f"icmp ne i32 {status}, 0")
+        body.do(f"br i1 {wrong}, label %{bad}, label %{fine}")
+        body.start(bad)
+        body.do("ret i32 1")
+        body.start(fine)

@@ -1,0 +1,279 @@
+"""Matrix products: BLAS for large ones, loops over whole vectors for small ones.
+
+A small product keeps a block of `ROWS` rows and all (up to 4) vectors of the output's columns in
+registers while it runs over k: the right operand is read by vectors, the left one by scalars. A
+right operand that is contiguous along k instead of along its columns is packed first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from functrans import loop_ir as ir
+from functrans.compiler.scalar_math import literal, llvm_type
+from functrans.runtime import blas
+
+INLINE_WORK = 40_000  # m * n * k up to which a call of BLAS costs more than loops (measured: 34^3)
+ROWS = 4
+VECTOR_BITS = 512
+_GEMM = {"f4": "s", "f8": "d"}
+
+
+def emit(body: Any, step: ir.MatMul, pointers: dict[str, str]) -> None:
+    """Append the product to a driver."""
+    batch, m, n, k = step.sizes
+    if 0 in (batch, m, n):
+        return
+    name = _function(body, step)
+    args = ", ".join(f"ptr {pointers[p]}" for p in (step.lhs, step.rhs, step.out))
+    body.do(f"call void @{name}({args})")
+
+
+def _function(body: Any, step: ir.MatMul) -> str:
+    _, m, n, k = step.sizes
+    parts = [step.dtype.str[1:], *step.sizes, *step.lhs_strides, *step.rhs_strides, *step.out_strides]
+    name = "matmul_" + "_".join(map(str, parts)).replace("-", "n")
+    gemm = _gemm_layout(step)
+    if step.dtype.kind == "f" and m * n * k > INLINE_WORK and gemm is not None:
+        text = _blas_text(body, step, name, gemm)
+    elif step.dtype.kind == "f" and step.out_strides[2] == 1 and k * n <= 1 << 14:
+        text = _blocked_text(step, name)
+    else:
+        text = _loop_text(step, name)
+    body.need(text)
+    return name
+
+
+# ---------------------------------------------------------------------------- BLAS
+
+
+def _leading(rows: int, cols: int, row_stride: int, col_stride: int) -> tuple[int, int] | None:
+    """(transposed?, leading dimension) of a view for row-major BLAS, or None."""
+    if (col_stride == 1 or cols == 1) and row_stride >= max(cols, 1):
+        return 111, row_stride
+    if (row_stride == 1 or rows == 1) and col_stride >= max(rows, 1):
+        return 112, col_stride
+    if rows == 1 and col_stride == 1:
+        return 111, cols
+    if cols == 1 and row_stride == 1:
+        return 112, rows
+    return None
+
+
+def _gemm_layout(step: ir.MatMul) -> tuple[tuple[int, int], tuple[int, int], int] | None:
+    _, m, n, k = step.sizes
+    lhs = _leading(m, k, step.lhs_strides[1], step.lhs_strides[2])
+    rhs = _leading(k, n, step.rhs_strides[1], step.rhs_strides[2])
+    out = _leading(m, n, step.out_strides[1], step.out_strides[2])
+    if lhs is None or rhs is None or out is None or out[0] != 111 or k == 0:
+        return None
+    return lhs, rhs, out[1]
+
+
+def _blas_text(body: Any, step: ir.MatMul, name: str, layout: Any) -> str:
+    (ta, lda), (tb, ldb), ldc = layout
+    batch, m, n, k = step.sizes
+    t, i = llvm_type(step.dtype), f"i{blas.integer_bits()}"
+    symbol = blas.gemm_symbol(_GEMM[step.dtype.str[1:]])
+    body.need(
+        f"declare void @{symbol}(i32, i32, i32, {i}, {i}, {i}, {t}, ptr, {i}, ptr, {i}, {t}, ptr, {i})"
+    )
+    one, zero = literal(1, step.dtype), literal(0, step.dtype)
+    call = (
+        f"call void @{symbol}(i32 101, i32 {ta}, i32 {tb}, {i} {m}, {i} {n}, {i} {k}, {t} {one}, "
+        f"ptr %pa, {i} {lda}, ptr %pb, {i} {ldb}, {t} {zero}, ptr %pc, {i} {ldc})"
+    )
+    return f"""define internal void @{name}(ptr noalias %a, ptr noalias %b, ptr noalias %c) noinline {{
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  %oa = mul i64 %i, {step.lhs_strides[0]}
+  %ob = mul i64 %i, {step.rhs_strides[0]}
+  %oc = mul i64 %i, {step.out_strides[0]}
+  %pa = getelementptr {t}, ptr %a, i64 %oa
+  %pb = getelementptr {t}, ptr %b, i64 %ob
+  %pc = getelementptr {t}, ptr %c, i64 %oc
+  {call}
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, {batch}
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}}"""
+
+
+# ---------------------------------------------------------------------------- loops
+
+
+class _Text:
+    """Lines of one function, with loops written by `with`-free calls."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.count = 0
+        self.label = "entry"
+
+    def emit(self, text: str) -> str:
+        self.count += 1
+        self.lines.append(f"  %t{self.count} = {text}")
+        return f"%t{self.count}"
+
+    def do(self, text: str) -> None:
+        self.lines.append(f"  {text}")
+
+    def loop(self, extent: int, run: Any, carried: list[tuple[str, str]] | None = None) -> list[str]:
+        """`for i in range(extent): carried = run(i, carried)`; returns the final carried values."""
+        self.count += 1
+        head, done, before = f"loop{self.count}", f"done{self.count}", self.label
+        self.do(f"br label %{head}")
+        self.lines.append(f"{head}:")
+        self.label = head
+        at = len(self.lines)
+        variable = f"%i.{head}"
+        names = [f"%c{j}.{head}" for j in range(len(carried or []))]
+        results = run(variable, names) or []
+        following = self.emit(f"add nuw nsw i64 {variable}, 1")
+        phis = [f"  {variable} = phi i64 [ 0, %{before} ], [ {following}, %{self.label} ]"]
+        for name, (t, first), result in zip(names, carried or [], results, strict=True):
+            phis.append(f"  {name} = phi {t} [ {first}, %{before} ], [ {result}, %{self.label} ]")
+        self.lines[at:at] = phis
+        more = self.emit(f"icmp ult i64 {following}, {extent}")
+        self.do(f"br i1 {more}, label %{head}, label %{done}")
+        self.lines.append(f"{done}:")
+        self.label = done
+        return results
+
+    def at(self, t: str, base: str, *terms: tuple[str, int]) -> str:
+        """The pointer `base + sum(index * stride)`, in elements of type `t`."""
+        offset = "0"
+        for index, stride in terms:
+            if stride == 0 or index == "0":
+                continue
+            term = index if stride == 1 else self.emit(f"mul nsw i64 {index}, {stride}")
+            offset = term if offset == "0" else self.emit(f"add nsw i64 {offset}, {term}")
+        return base if offset == "0" else self.emit(f"getelementptr inbounds {t}, ptr {base}, i64 {offset}")
+
+    def function(self, name: str) -> str:
+        head = (
+            f"define internal void @{name}(ptr noalias %a, ptr noalias %b, ptr noalias %c) "
+            'noinline nounwind "prefer-vector-width"="512" {'
+        )
+        return "\n".join([head, "entry:", *self.lines, "  ret void", "}"])
+
+
+def _loop_text(step: ir.MatMul, name: str) -> str:
+    """Any strides, any real dtype: bool is the or of ands, integers wrap."""
+    f, (batch, m, n, k) = _Text(), step.sizes
+    t = "i8" if step.dtype.kind == "b" else llvm_type(step.dtype)
+    multiply, add = ("fmul", "fadd") if step.dtype.kind == "f" else ("mul", "add")
+    if step.dtype.kind == "b":
+        multiply, add = "and", "or"
+    zero = literal(0, step.dtype) if step.dtype.kind == "f" else "0"
+
+    def column(b: str, i: str, j: str) -> None:
+        def dot(p: str, acc: list[str]) -> list[str]:
+            sa, sb = step.lhs_strides, step.rhs_strides
+            x = f.emit(f"load {t}, ptr {f.at(t, '%a', (b, sa[0]), (i, sa[1]), (p, sa[2]))}")
+            y = f.emit(f"load {t}, ptr {f.at(t, '%b', (b, sb[0]), (p, sb[1]), (j, sb[2]))}")
+            return [f.emit(f"{add} {t} {acc[0]}, {f.emit(f'{multiply} {t} {x}, {y}')}")]
+
+        total = f.loop(k, dot, [(t, zero)])[0] if k else zero
+        so = step.out_strides
+        f.do(f"store {t} {total}, ptr {f.at(t, '%c', (b, so[0]), (i, so[1]), (j, so[2]))}")
+
+    f.loop(batch, lambda b, _: f.loop(m, lambda i, _: f.loop(n, lambda j, _: column(b, i, j))) and None)
+    return f.function(name)
+
+
+def _blocks(n: int, lanes: int) -> list[tuple[int, int]]:
+    """Columns cut into (start, width) with widths full vectors, then powers of two."""
+    out, start = [], 0
+    while start < n:
+        width = lanes
+        while width > n - start:
+            width //= 2
+        out.append((start, width))
+        start += width
+    return out
+
+
+def _blocked_text(step: ir.MatMul, name: str) -> str:
+    f, (batch, m, n, k) = _Text(), step.sizes
+    t = llvm_type(step.dtype)
+    sb = step.rhs_strides
+    packed = sb[2] != 1 and n > 1
+    pack = f.emit(f"alloca [{max(k * n, 1)} x {t}], align 64") if packed else ""
+    groups = _grouped(_blocks(n, VECTOR_BITS // (8 * step.dtype.itemsize)))
+
+    def one(b: str, _: Any) -> None:
+        base, rows = ("%b", sb[1]) if not packed else (pack, n)
+        if packed:
+            _pack(f, step, t, b, pack)
+        else:
+            base = f.at(t, "%b", (b, sb[0]))
+        for group in groups:
+            whole, rest = divmod(m, ROWS)
+            if whole:
+                f.loop(whole, lambda i, _, g=group: _tile(f, step, t, (b, i, ROWS, 0), base, rows, g))
+            if rest:
+                _tile(f, step, t, (b, "0", rest, whole * ROWS), base, rows, group)
+
+    f.loop(batch, one)
+    return f.function(name)
+
+
+def _grouped(blocks: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    return [blocks[i : i + 4] for i in range(0, len(blocks), 4)]
+
+
+def _pack(f: _Text, step: ir.MatMul, t: str, b: str, pack: str) -> None:
+    _, _, n, k = step.sizes
+    sb = step.rhs_strides
+
+    def element(p: str, j: str) -> None:
+        x = f.emit(f"load {t}, ptr {f.at(t, '%b', (b, sb[0]), (p, sb[1]), (j, sb[2]))}")
+        f.do(f"store {t} {x}, ptr {f.at(t, pack, (p, n), (j, 1))}")
+
+    if k:
+        f.loop(k, lambda p, _: f.loop(n, lambda j, _: element(p, j)) and None)
+
+
+def _tile(
+    f: _Text, step: ir.MatMul, t: str, tile: tuple[str, str, int, int], base: str, rows: int, group: Any
+) -> None:
+    """`count` rows by the columns of `group`, accumulated in registers over k."""
+    b, i, count, first = tile
+    sa, so, k = step.lhs_strides, step.out_strides, step.sizes[3]
+    vectors = [f"<{w} x {t}>" for _, w in group]
+    lhs = [f.at(t, f.at(t, "%a", (b, sa[0]), (i, ROWS * sa[1])), (str(first + r), sa[1])) for r in range(count)]
+    out = [f.at(t, f.at(t, "%c", (b, so[0]), (i, ROWS * so[1])), (str(first + r), so[1])) for r in range(count)]
+    zeros = [(v, "zeroinitializer") for _ in range(count) for v in vectors]
+
+    def step_k(p: str, acc: list[str]) -> list[str]:
+        row = [
+            f.emit(f"load {v}, ptr {f.at(t, f.at(t, base, (p, rows)), (str(s), 1))}, align 4")
+            for v, (s, _) in zip(vectors, group, strict=True)
+        ]
+        results = []
+        for r in range(count):
+            x = f.emit(f"load {t}, ptr {f.at(t, lhs[r], (p, sa[2]))}")
+            for j, (v, (_, w)) in enumerate(zip(vectors, group, strict=True)):
+                one = f.emit(f"insertelement {v} poison, {t} {x}, i64 0")
+                splat = f.emit(f"shufflevector {v} {one}, {v} poison, <{w} x i32> zeroinitializer")
+                # A product and its sum are one rounding here, as in BLAS.
+                results.append(
+                    f.emit(
+                        f"call {v} @llvm.fma.v{w}f{8 * step.dtype.itemsize}"
+                        f"({v} {splat}, {v} {row[j]}, {v} {acc[r * len(group) + j]})"
+                    )
+                )
+        return results
+
+    totals = f.loop(k, step_k, zeros) if k else [z for _, z in zeros]
+    for r in range(count):
+        for j, (v, (s, _)) in enumerate(zip(vectors, group, strict=True)):
+            place = f.at(t, out[r], (str(s), 1))
+            f.do(f"store {v} {totals[r * len(group) + j]}, ptr {place}, align {np.dtype(step.dtype).itemsize}")
