@@ -82,6 +82,9 @@ class _Keys:
     def __hash__(self) -> int:
         return hash(self.ordered)
 
+    def __repr__(self) -> str:
+        return repr(self.ordered)
+
 
 # Only tuples of plain strings are kept: 1, 1.0 and True are equal but are not the same key.
 _known_keys: dict[tuple[Any, ...], _Keys] = {}
@@ -240,14 +243,9 @@ def _show(d: PyTreeDef) -> str:
         return (
             "{" + ", ".join(f"{k!r}: {v}" for k, v in zip(d.aux.ordered, inner, strict=True)) + "}"
         )
-    if t is collections.OrderedDict or t is collections.defaultdict:
-        keys = d.aux if t is collections.OrderedDict else d.aux[1].ordered
-        body = "{" + ", ".join(f"{k!r}: {v}" for k, v in zip(keys, inner, strict=True)) + "}"
-        factory = "" if t is collections.OrderedDict else f"{d.aux[0]!r}, "
-        return f"{t.__name__}({factory}{body})"
-    if d.aux is None or d.aux == ():
-        return f"{t.__name__}({', '.join(inner)})"
-    return f"{t.__name__}[{d.aux!r}]({', '.join(inner)})"
+    data = "" if d.aux is None else f"[{d.aux!r}]"
+    name = f"namedtuple[{t.__name__}]" if t not in _registry else t.__name__ + data
+    return f"CustomNode({name}, [{', '.join(inner)}])"
 
 
 def _node_of(t: type) -> _Node | None:
@@ -327,7 +325,7 @@ def _build(d: PyTreeDef, leaves: Any) -> Any:
     t = d.node_type
     if t is None:
         return next(leaves)
-    children = [_build(k, leaves) for k in d.kids]
+    children = [next(leaves) if k is _LEAF else _build(k, leaves) for k in d.kids]
     if t is tuple:
         return tuple(children)
     if t is list:
@@ -653,6 +651,9 @@ class Partial(functools.partial):
     """`functools.partial` as a pytree: its arguments are children, its function is structure."""
 
 
-register_pytree_node(
-    Partial, lambda p: ((p.args, p.keywords), p.func), lambda f, c: Partial(f, *c[0], **c[1])
-)
+def _partial_of(func: Any, children: Iterable[Any]) -> Partial:
+    args, keywords = children
+    return Partial(func, *args, **keywords)
+
+
+register_pytree_node(Partial, lambda p: ((p.args, p.keywords), p.func), _partial_of)

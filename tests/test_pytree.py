@@ -122,9 +122,13 @@ def test_tree_is_prefix_of_itself(t):
         ((1,), "(*,)"),
         ([], "[]"),
         ({"b": [1, 2], "a": 1}, "{'a': *, 'b': [*, *]}"),
-        (Point(1, (2,)), "Point(*, (*,))"),
-        (collections.OrderedDict(b=1, a=2), "OrderedDict({'b': *, 'a': *})"),
-        (Layer(1, "n"), "Layer[('n',)](*)"),
+        (Point(1, (2,)), "CustomNode(namedtuple[Point], [*, (*,)])"),
+        (collections.OrderedDict(b=1, a=2), "CustomNode(OrderedDict[('b', 'a')], [*, *])"),
+        (
+            collections.defaultdict(list, b=1),
+            "CustomNode(defaultdict[(<class 'list'>, ('b',))], [*])",
+        ),
+        (Layer(1, "n"), "CustomNode(Layer[('n',)], [*])"),
     ],
 )
 def test_structure_prints_as_the_tree_with_stars(t, text):
@@ -240,7 +244,11 @@ def test_map_with_path_gives_path_and_rest():
         ([[1, 2]], [[1]], r"at \[0\]: .* Give both the same length: 2 or 1"),
         ({"a": 1}, {"b": 1}, r"at the root: .* same keys"),
         ({"a": 1, "c": 1}, {"a": 1}, r"Only one of them has 'c': give both the same keys"),
-        ([Layer(1, "m")], [Layer(1, "n")], r"at \[0\]: .*Layer\[\('m',\)\].* static fields"),
+        (
+            [Layer(1, "m")],
+            [Layer(1, "n")],
+            r"at \[0\]: .*CustomNode\(Layer\[\('m',\)\].* static fields",
+        ),
         (Point(1, None), Point(1, 2), r"at \.y: one has NoneType None, the other a leaf of type i"),
     ],
 )
