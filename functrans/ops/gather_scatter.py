@@ -45,17 +45,16 @@ _INT64 = np.dtype(np.int64)
 def _check_indices(
     name: str, x: ShapedArray, indices: Sequence[ShapedArray], batch_dims: int, mode: str
 ) -> None:
-    shown = ", ".join(map(str, indices))
     if mode not in MODES:
         raise ValueError(f"{name} has the modes {', '.join(MODES)}; got {mode!r}.")
     if not indices or any(i.dtype.kind not in "iu" for i in indices):
         raise TypeError(
-            f"{name} on {x} needs one or more integer index arrays, got {shown or 'none'}. "
+            f"{name} on {x} needs one or more integer index arrays, got {_shown(indices)}. "
             "functrans.numpy indexing converts boolean masks."
         )
     if any(i.shape != indices[0].shape for i in indices):
         raise ValueError(
-            f"{name} needs index arrays of equal shape, got {shown}. "
+            f"{name} needs index arrays of equal shape, got {_shown(indices)}. "
             "functrans.numpy indexing broadcasts them."
         )
     if batch_dims + len(indices) > x.ndim:
@@ -65,8 +64,12 @@ def _check_indices(
     if indices[0].shape[:batch_dims] != x.shape[:batch_dims]:
         raise ValueError(
             f"{name} with batch_dims={batch_dims} needs indices and array to begin with the same "
-            f"extents, got {shown} for {x}."
+            f"extents, got {_shown(indices)} for {x}."
         )
+
+
+def _shown(avals: Sequence[ShapedArray]) -> str:
+    return ", ".join(map(str, avals)) or "none"
 
 
 def _gathered_shape(x: ShapedArray, indices: Sequence[ShapedArray], batch_dims: int) -> Shape:
@@ -102,6 +105,11 @@ def _out_of_bounds(index: Any, axis: int, size: int) -> IndexError:
     return IndexError(f"index {index} is out of bounds for axis {axis} with size {size}")
 
 
+def _numpy_would_do(indices: Sequence[Any], mode: str) -> bool:
+    """Whether NumPy's own indexing has this mode. It would wrap unsigned 64-bit indices."""
+    return mode in ("error", "promise_in_bounds") and all(i.dtype != np.uint64 for i in indices)
+
+
 def _batch_indices(index_shape: Shape, batch_dims: int) -> list[np.ndarray]:
     ndim = len(index_shape)
     return [
@@ -127,10 +135,14 @@ class Gather(Primitive):
         integers = all(i.dtype.kind in "iu" for i in indices)
         if not k or batch_dims + k > x.ndim or not integers or mode not in MODES:
             self.abstract_eval(*map(get_aval, (x, *indices)), batch_dims=batch_dims, mode=mode)
-        wraps = mode in ("error", "promise_in_bounds")
-        if wraps and k == 1 and not batch_dims and indices[0].dtype == _INT64:
-            if x.shape[0] and x.flags.c_contiguous:  # `take` would copy all of a strided array
-                return x.take(indices[0], axis=0)
+        if _numpy_would_do(indices, mode):
+            try:
+                # `take` would copy all of a strided array.
+                if k == 1 and not batch_dims and x.flags.c_contiguous:
+                    return x.take(indices[0], axis=0)
+                return x[(*_batch_indices(indices[0].shape, batch_dims), *indices)]
+            except IndexError:
+                pass  # `_resolve` says which index it is
         extents = x.shape[batch_dims : batch_dims + k]
         if mode == "fill" and 0 in extents:
             shape = indices[0].shape + x.shape[batch_dims + k :]
@@ -266,6 +278,14 @@ class Scatter(Primitive):
         self.abstract_eval(*avals, op=op, batch_dims=batch_dims, mode=mode)
         out = np.array(x, order="C")
         k = len(indices)
+        once = unique and mode != "clip"
+        if (op == "set" or once or indices[0].size <= 1) and _numpy_would_do(indices, mode):
+            positions = (*_batch_indices(indices[0].shape, batch_dims), *indices)
+            try:
+                out[positions] = updates if op == "set" else _UFUNCS[op](out[positions], updates)
+                return out
+            except IndexError:
+                pass  # `_resolve` says which index it is
         extents = out.shape[batch_dims : batch_dims + k]
         if mode == "fill" and 0 in extents:
             return out
@@ -285,7 +305,7 @@ class Scatter(Primitive):
             rows,
             values,
             op,
-            unique and mode != "clip",
+            once,
         )
         return out
 
