@@ -1,7 +1,7 @@
 """Operators and array methods of tracers, so that code written for arrays runs on them.
 
-They are attached to `core.Tracer` when this module is imported: the core knows nothing of NumPy's
-operations. Each is a row: the operator's ufunc, or the method's NumPy function, looked up in the
+`install` attaches them to `core.Tracer` when `functrans.numpy` is imported: the core knows nothing
+of NumPy's operations. Each is a row: the operator's ufunc, or the method's NumPy function, looked up in the
 tables of `ufuncs` and `dispatch`.
 """
 
@@ -138,7 +138,6 @@ _METHODS = {
     "repeat": np.repeat, "take": np.take, "trace": np.trace, "diagonal": np.diagonal,
     "dot": np.dot, "clip": np.clip, "round": np.round, "argsort": np.argsort,
     "nonzero": np.nonzero, "conj": np.conjugate, "conjugate": np.conjugate, "copy": np.copy,
-    "searchsorted": np.searchsorted, "compress": np.compress,
 }  # fmt: skip
 
 _IN_PLACE = {
@@ -258,6 +257,3 @@ def install() -> None:
         if callable(member):
             member.__name__ = name
         setattr(Tracer, name, member)
-
-
-install()

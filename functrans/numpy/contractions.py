@@ -121,8 +121,8 @@ def _same_core(name: str, signature: str, a: Any, b: Any, i: int, j: int) -> Non
             )
     if a.shape[i] != b.shape[j]:
         raise ValueError(
-            f"{name}: Input operand 1 has a mismatch in its core dimension 0, with gufunc signature "
-            f"{signature} (size {b.shape[j]} is different from {a.shape[i]})"
+            f"{name}: Input operand 1 has a mismatch in its core dimension 0, with gufunc "
+            f"signature {signature} (size {b.shape[j]} is different from {a.shape[i]})"
         )
 
 

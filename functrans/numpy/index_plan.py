@@ -199,8 +199,8 @@ def _traced_entry(item: Tracer) -> list[tuple[str, Any]]:
     value = item.concrete()
     if value is None:
         raise ConcretizationTypeError(
-            f"x[mask] with a traced boolean mask {item.aval}{item.origin()}: the shape of the result "
-            "would depend on values.\n  Write functrans.numpy.where(mask, x, other), "
+            f"x[mask] with a traced boolean mask {item.aval}{item.origin()}: the shape of the "
+            "result would depend on values.\n  Write functrans.numpy.where(mask, x, other), "
             "np.sum(x, where=mask), or x.at[...] with np.where; or compute the mask outside of "
             "jit/vmap."
         )
@@ -224,7 +224,8 @@ def _expand(entries: list[tuple[str, Any]], shape: tuple[int, ...]) -> list[tupl
     used = builtins.sum(kind not in ("new", "ellipsis") for kind, _ in entries)
     if used > len(shape):
         raise IndexError(
-            f"too many indices for array: array is {len(shape)}-dimensional, but {used} were indexed"
+            f"too many indices for array: array is {len(shape)}-dimensional, but {used} were "
+            "indexed"
         )
     at = ellipses[0] if ellipses else len(entries)
     rest = [("slice", slice(None))] * (len(shape) - used)

@@ -52,8 +52,8 @@ class IndexedUpdate:
     """`x.at[index]`: its methods give a copy of `x` in which `x[index]` is changed.
 
     `mode` says what an index out of range does: "error" (the default) raises IndexError, "drop" or
-    "fill" ignores it (`get` gives nan, or 0 for integers, or `fill_value`), "clip" takes the nearest,
-    "promise_in_bounds" does not look.
+    "fill" ignores it (`get` gives nan, or 0 for integers, or `fill_value`), "clip" takes the
+    nearest, "promise_in_bounds" does not look.
     """
 
     __slots__ = ("array", "index")
@@ -136,7 +136,8 @@ class IndexedUpdate:
         x = array(self.array)
         if combine == divide.traced and not dtypes.is_inexact(x.dtype):
             raise TypeError(
-                f"x.at[...].divide on {x.dtype} would make it float: convert x with x.astype(float)."
+                f"x.at[...].divide on {x.dtype} would make it float: convert x with "
+                "x.astype(float)."
             )
         ones = full(x.shape, 1, x.dtype)
         return combine(x, IndexedUpdate(ones, self.index).multiply(values, mode=mode))

@@ -48,7 +48,7 @@ def basic(x: Any, plan: IndexPlan) -> Any:
 
 def _sliced(x: Any, plan: IndexPlan) -> Any:
     starts, limits, strides, backward = [], [], [], []
-    for axis, (span, size) in enumerate(zip(plan.spans, x.shape, strict=True)):
+    for axis, span in enumerate(plan.spans):
         last = span.start + (span.count - 1) * span.step
         low, high = min(span.start, last), max(span.start, last)
         starts.append(low if span.count else 0)

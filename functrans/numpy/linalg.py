@@ -71,8 +71,8 @@ def _matrix_norm(x: Any, rows: int, columns: int, ord: Any) -> Any:
         return _max(sums, axis=over) if ord > 0 else _min(sums, axis=over)
     if ord in (2, -2, "nuc"):
         raise TypeError(
-            f"numpy.linalg.norm(x, {ord!r}) of a matrix needs singular values, which cannot be traced "
-            "yet; the orders 'fro', 1, -1, inf and -inf can."
+            f"numpy.linalg.norm(x, {ord!r}) of a matrix needs singular values, which cannot be "
+            "traced yet; the orders 'fro', 1, -1, inf and -inf can."
         )
     raise ValueError("Invalid norm order for matrices.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -348,7 +349,7 @@ def array_split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list[Any]:
         cuts = [i * size + min(i, extra) for i in range(sections + 1)]
     else:
         cuts = [0, *(i.__index__() for i in indices_or_sections), n]
-    limits = [slice(a, b).indices(n)[:2] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    limits = [slice(a, b).indices(n)[:2] for a, b in itertools.pairwise(cuts)]
     return [slice_axis(x, a, max(a, b), axis) for a, b in limits]
 
 

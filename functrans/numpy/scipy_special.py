@@ -21,6 +21,7 @@ from functrans.numpy.reductions import logsumexp_reduce
 from functrans.numpy.ufuncs import absolute, multiply, subtract
 from functrans.ops import special_values
 
+_RULES: dict[str, Callable[..., Any]] = {}
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -60,7 +61,7 @@ def _implements(nin: int = 1, *aliases: str, complex_too: bool = False) -> Calla
             return traced(*args, **options)
 
         for alias in (name, *aliases):
-            SPECIAL[alias] = traced
+            _RULES[alias] = traced
         function.__name__ = function.__qualname__ = name
         function.__doc__ = f"`scipy.special.{name}`, traceable."
         return function
@@ -225,6 +226,11 @@ def softmax(x: Any, axis: Any = None) -> Any:
     if current_trace() is eval_trace:
         return special_values._special("softmax")(x, axis)
     return ops.exp(log_softmax(x, axis))
+
+
+def install() -> None:
+    """Let SciPy's ufuncs find these rules when they are called with tracers."""
+    SPECIAL.update(_RULES)
 
 
 __all__ = [

@@ -30,12 +30,10 @@ UNSUPPORTED = {
 """Ufuncs that cannot be traced, and what comes near."""
 
 
-def row(name: str, rule: Callable[..., Any], *aliases: str, kind: type[Ufunc] = Ufunc) -> Ufunc:
-    """Enter a ufunc, by NumPy's name for it, into the table and the public names."""
+def row(name: str, rule: Callable[..., Any], kind: type[Ufunc] = Ufunc) -> Ufunc:
+    """Enter a ufunc, by NumPy's name for it, into the table."""
     ufunc = kind(getattr(np, name), rule, name)
-    UFUNCS[ufunc.ufunc] = ufunc
-    for alias in (name, *aliases):
-        NAMES[alias] = ufunc
+    NAMES[name] = UFUNCS[ufunc.ufunc] = ufunc
     return ufunc
 
 
@@ -103,16 +101,20 @@ def _divmod(a: Any, b: Any) -> tuple[Any, Any]:
 add = row("add", lambda a, b: ops.add(a, b))
 subtract = row("subtract", lambda a, b: ops.sub(a, b))
 multiply = row("multiply", lambda a, b: ops.mul(a, b))
-divide = row("divide", lambda a, b: ops.div(a, b), "true_divide")
+divide = row("divide", lambda a, b: ops.div(a, b))
+true_divide = divide
 floor_divide = row("floor_divide", lambda a, b: ops.floor_divide(a, b))
-remainder = row("remainder", lambda a, b: ops.mod(a, b), "mod")
+remainder = row("remainder", lambda a, b: ops.mod(a, b))
+mod = remainder
 fmod = row("fmod", lambda a, b: ops.fmod(a, b))
 divmod = row("divmod", _divmod)
-power = row("power", _power, "pow")
+power = row("power", _power)
+pow = power
 float_power = row("float_power", _power)
 negative = row("negative", lambda x: ops.neg(x))
 positive = row("positive", lambda x: x)
-absolute = row("absolute", _identity_for("b", lambda x: ops.abs(x)), "abs")
+absolute = row("absolute", _identity_for("b", lambda x: ops.abs(x)))
+abs = absolute
 fabs = row("fabs", lambda x: ops.abs(x))
 sign = row("sign", lambda x: ops.sign(x))
 square = row("square", lambda x: ops.square(x))
@@ -120,24 +122,24 @@ reciprocal = row("reciprocal", _reciprocal)
 sqrt = row("sqrt", lambda x: ops.sqrt(x))
 cbrt = row("cbrt", lambda x: ops.cbrt(x))
 hypot = row("hypot", lambda a, b: ops.hypot(a, b))
-row("modf", _modf)
-row("ldexp", _ldexp)
-row("floor", _identity_for("biu", lambda x: ops.floor(x)))
-row("ceil", _identity_for("biu", lambda x: ops.ceil(x)))
-row("trunc", _identity_for("biu", lambda x: ops.trunc(x)))
+modf = row("modf", _modf)
+ldexp = row("ldexp", _ldexp)
+floor = row("floor", _identity_for("biu", lambda x: ops.floor(x)))
+ceil = row("ceil", _identity_for("biu", lambda x: ops.ceil(x)))
+trunc = row("trunc", _identity_for("biu", lambda x: ops.trunc(x)))
 rint = row("rint", lambda x: ops.round(x))
 
 # ---------------------------------------------------------------------------- exp, log
 
-row("exp", lambda x: ops.exp(x))
-row("exp2", lambda x: ops.exp2(x))
-row("expm1", lambda x: ops.expm1(x))
-row("log", lambda x: ops.log(x))
-row("log2", lambda x: ops.log2(x))
-row("log10", lambda x: ops.log10(x))
-row("log1p", lambda x: ops.log1p(x))
+exp = row("exp", lambda x: ops.exp(x))
+exp2 = row("exp2", lambda x: ops.exp2(x))
+expm1 = row("expm1", lambda x: ops.expm1(x))
+log = row("log", lambda x: ops.log(x))
+log2 = row("log2", lambda x: ops.log2(x))
+log10 = row("log10", lambda x: ops.log10(x))
+log1p = row("log1p", lambda x: ops.log1p(x))
 logaddexp = row("logaddexp", lambda a, b: ops.logaddexp(a, b))
-row("logaddexp2", lambda a, b: ops.logaddexp2(a, b))
+logaddexp2 = row("logaddexp2", lambda a, b: ops.logaddexp2(a, b))
 
 # ---------------------------------------------------------------------------- trigonometric
 
@@ -150,23 +152,30 @@ def _to_radians(x: Any) -> Any:
     return ops.mul(x, scalar_like(math.pi / 180, x))
 
 
-row("sin", lambda x: ops.sin(x))
-row("cos", lambda x: ops.cos(x))
-row("tan", lambda x: ops.tan(x))
-row("arcsin", lambda x: ops.arcsin(x), "asin")
-row("arccos", lambda x: ops.arccos(x), "acos")
-row("arctan", lambda x: ops.arctan(x), "atan")
-row("arctan2", lambda a, b: ops.atan2(a, b), "atan2")
-row("sinh", lambda x: ops.sinh(x))
-row("cosh", lambda x: ops.cosh(x))
-row("tanh", lambda x: ops.tanh(x))
-row("arcsinh", lambda x: ops.arcsinh(x), "asinh")
-row("arccosh", lambda x: ops.arccosh(x), "acosh")
-row("arctanh", lambda x: ops.arctanh(x), "atanh")
-row("degrees", _to_degrees)
-row("rad2deg", _to_degrees)
-row("radians", _to_radians)
-row("deg2rad", _to_radians)
+sin = row("sin", lambda x: ops.sin(x))
+cos = row("cos", lambda x: ops.cos(x))
+tan = row("tan", lambda x: ops.tan(x))
+arcsin = row("arcsin", lambda x: ops.arcsin(x))
+asin = arcsin
+arccos = row("arccos", lambda x: ops.arccos(x))
+acos = arccos
+arctan = row("arctan", lambda x: ops.arctan(x))
+atan = arctan
+arctan2 = row("arctan2", lambda a, b: ops.atan2(a, b))
+atan2 = arctan2
+sinh = row("sinh", lambda x: ops.sinh(x))
+cosh = row("cosh", lambda x: ops.cosh(x))
+tanh = row("tanh", lambda x: ops.tanh(x))
+arcsinh = row("arcsinh", lambda x: ops.arcsinh(x))
+asinh = arcsinh
+arccosh = row("arccosh", lambda x: ops.arccosh(x))
+acosh = arccosh
+arctanh = row("arctanh", lambda x: ops.arctanh(x))
+atanh = arctanh
+degrees = row("degrees", _to_degrees)
+rad2deg = row("rad2deg", _to_degrees)
+radians = row("radians", _to_radians)
+deg2rad = row("deg2rad", _to_radians)
 
 # ---------------------------------------------------------------------------- comparison, logic
 
@@ -208,16 +217,16 @@ def _signed_unsigned(op: str, signed: Any, unsigned: Any) -> Any:
     return ops.select(is_negative, np.bool_(negative_answer), answer)
 
 
-row("equal", _comparison("eq", "eq"), kind=Comparison)
-row("not_equal", _comparison("ne", "ne"), kind=Comparison)
-row("less", _comparison("lt", "gt"), kind=Comparison)
-row("less_equal", _comparison("le", "ge"), kind=Comparison)
-row("greater", _comparison("gt", "lt"), kind=Comparison)
-row("greater_equal", _comparison("ge", "le"), kind=Comparison)
+equal = row("equal", _comparison("eq", "eq"), kind=Comparison)
+not_equal = row("not_equal", _comparison("ne", "ne"), kind=Comparison)
+less = row("less", _comparison("lt", "gt"), kind=Comparison)
+less_equal = row("less_equal", _comparison("le", "ge"), kind=Comparison)
+greater = row("greater", _comparison("gt", "lt"), kind=Comparison)
+greater_equal = row("greater_equal", _comparison("ge", "le"), kind=Comparison)
 logical_and = row("logical_and", lambda a, b: ops.and_(a, b))
 logical_or = row("logical_or", lambda a, b: ops.or_(a, b))
-row("logical_xor", lambda a, b: ops.xor(a, b))
-row("logical_not", lambda x: ops.not_(cast(x, dtypes.bool_)))
+logical_xor = row("logical_xor", lambda a, b: ops.xor(a, b))
+logical_not = row("logical_not", lambda x: ops.not_(cast(x, dtypes.bool_)))
 
 
 def _in_floats(op: str, of_others: str) -> Callable[..., Any]:
@@ -227,15 +236,15 @@ def _in_floats(op: str, of_others: str) -> Callable[..., Any]:
 
 maximum = row("maximum", lambda a, b: ops.max(a, b))
 minimum = row("minimum", lambda a, b: ops.min(a, b))
-row("fmax", _in_floats("fmax", "max"))
-row("fmin", _in_floats("fmin", "min"))
+fmax = row("fmax", _in_floats("fmax", "max"))
+fmin = row("fmin", _in_floats("fmin", "min"))
 isfinite = row("isfinite", lambda x: ops.is_finite(x))
 isnan = row("isnan", lambda x: ops.isnan(x))
 isinf = row("isinf", lambda x: ops.isinf(x))
 signbit = row("signbit", lambda x: ops.signbit(x))
-row("copysign", lambda a, b: ops.copysign(a, b))
-row("nextafter", lambda a, b: ops.nextafter(a, b))
-row("heaviside", lambda a, b: ops.heaviside(a, b))
+copysign = row("copysign", lambda a, b: ops.copysign(a, b))
+nextafter = row("nextafter", lambda a, b: ops.nextafter(a, b))
+heaviside = row("heaviside", lambda a, b: ops.heaviside(a, b))
 
 # ---------------------------------------------------------------------------- bits, complex
 
@@ -245,11 +254,16 @@ def _bitwise_count(x: Any) -> Any:
     return cast(ops.population_count(magnitude), np.dtype(np.uint8))
 
 
-row("bitwise_and", lambda a, b: ops.and_(a, b))
-row("bitwise_or", lambda a, b: ops.or_(a, b))
-row("bitwise_xor", lambda a, b: ops.xor(a, b))
-row("invert", lambda x: ops.not_(x), "bitwise_not", "bitwise_invert")
-row("left_shift", lambda a, b: ops.shift_left(a, b), "bitwise_left_shift")
-row("right_shift", lambda a, b: ops.shift_right(a, b), "bitwise_right_shift")
-row("bitwise_count", _bitwise_count)
-conjugate = row("conjugate", _identity_for("biuf", lambda x: ops.conj(x)), "conj")
+bitwise_and = row("bitwise_and", lambda a, b: ops.and_(a, b))
+bitwise_or = row("bitwise_or", lambda a, b: ops.or_(a, b))
+bitwise_xor = row("bitwise_xor", lambda a, b: ops.xor(a, b))
+invert = row("invert", lambda x: ops.not_(x))
+bitwise_not = invert
+bitwise_invert = invert
+left_shift = row("left_shift", lambda a, b: ops.shift_left(a, b))
+bitwise_left_shift = left_shift
+right_shift = row("right_shift", lambda a, b: ops.shift_right(a, b))
+bitwise_right_shift = right_shift
+bitwise_count = row("bitwise_count", _bitwise_count)
+conjugate = row("conjugate", _identity_for("biuf", lambda x: ops.conj(x)))
+conj = conjugate
