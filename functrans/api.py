@@ -150,6 +150,7 @@ class _Chosen:
     ):
         self.fun, self.args, self.kwargs, self.what = fun, args, kwargs, what
         wanted = (argnames,) if isinstance(argnames, str) else tuple(argnames or ())
+        self.one_name = isinstance(argnames, str)
         for name in wanted:
             if name not in kwargs:
                 raise ValueError(
@@ -184,7 +185,8 @@ class _Chosen:
         first: Any = positional[0] if self.single else tuple(positional)
         if not self.keys:
             return first
-        return named if not self.nums else (first, named)
+        by_name = named[self.keys[0]] if self.one_name else named
+        return by_name if not self.nums else (first, by_name)
 
     def require_inexact(self, *, allow_int: bool = False) -> None:
         """Raise TypeError for integers and booleans, which carry no derivative."""
@@ -217,7 +219,7 @@ def value_and_grad(
 
     `argnums` (an int or a tuple; default 0) and `argnames` choose the arguments. The gradient has
     the structure, shapes and dtypes of the chosen argument; a tuple of them where `argnums` is a
-    tuple; a dict by name for `argnames`; `(positional, by name)` for both. With `has_aux`, `fun`
+    tuple; a dict by name where `argnames` is a tuple; `(positional, by name)` where both are given. With `has_aux`, `fun`
     returns `(value, aux)`, and so does the value here. For complex arguments the convention is
     JAX's: the gradient of `abs(z)**2` is `2 * conj(z)`.
 

@@ -240,6 +240,13 @@ def axis_size(name: Any) -> int:
 # ---------------------------------------------------------------------------- tracers
 
 
+_WRITE_INSTEAD = (
+    "Writing into an array, `buf = np.zeros(n); buf[i] = x`, cannot be traced: write "
+    "`buf = functrans.numpy.at(buf, i).set(x)`, or build the result with np.stack, np.concatenate "
+    "or np.where."
+)
+
+
 class Tracer:
     """Stands for an array while a function is traced: it knows its `aval` and its trace.
 
@@ -324,9 +331,13 @@ class Tracer:
             raise ConcretizationTypeError(
                 f"float() of a traced value {self.aval}{self.origin()} would drop its derivative.\n"
                 "  Use it as it is, with NumPy functions (np.sin, not math.sin); or, if no "
-                "derivative should flow, float(functrans.lax.stop_gradient(x))."
+                "derivative should flow, float(functrans.lax.stop_gradient(x)).\n"
+                f"  {_WRITE_INSTEAD}"
             )
-        remedy = "Use x.astype(float), and NumPy functions instead of the math module's."
+        remedy = (
+            "Use x.astype(float), and NumPy functions instead of the math module's.\n"
+            f"  {_WRITE_INSTEAD}"
+        )
         return self._value_or(ConcretizationTypeError, "float()", remedy)
 
     def __complex__(self) -> complex:
@@ -335,9 +346,7 @@ class Tracer:
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         raise TracerArrayConversionError(
             f"A traced value {self.aval}{self.origin()} was handed to code that needs a plain "
-            "NumPy array.\n  To write into an array, `buf = np.zeros(n); buf[i] = x` cannot be "
-            "traced: write `buf = functrans.numpy.at(buf, i).set(x)`, or build the result with "
-            "np.stack/np.concatenate/np.where. For np.array([x, y]) write np.stack([x, y])."
+            f"NumPy array.\n  {_WRITE_INSTEAD} For np.array([x, y]) write np.stack([x, y])."
         )
 
     def __hash__(self) -> int:

@@ -234,11 +234,12 @@ def _partial_eval_jaxpr(
         invars = [x.var for x, u in zip(args, unknown, strict=True) if u]
         with watching_leaks(linear), current(linear):
             outs = eval_jaxpr(closed.jaxpr, closed.consts, *args)
-        out_unknown = tuple(linear.is_unknown(y) for y in outs)
-        tape = Tape(invars, linear.eqns, [y.var for y in outs if linear.is_unknown(y)])
+            out_unknown = tuple(linear.is_unknown(y) for y in outs)
+            tape = Tape(invars, linear.eqns, [y.var for y in outs if linear.is_unknown(y)])
+            known_outs = [y for y in outs if not linear.is_unknown(y)]
+            del args, outs
         program = tape.to_jaxpr()
         parts.extend([program.jaxpr, out_unknown])
-        known_outs = [y for y, u in zip(outs, out_unknown, strict=True) if not u]
         return known_outs + program.consts
 
     known_avals = [a for a, u in zip(avals, unknown, strict=True) if not u]

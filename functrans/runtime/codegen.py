@@ -68,7 +68,7 @@ def compile_llvm(text: str, name: str) -> NativeCode:
     symbols.register()
     codegen = _codegen()
     with _lock, global_compiler_lock:
-        unique = f"{name}_{next(_serial)}"
+        unique = "".join(c if c.isalnum() else "_" for c in name) + f"_{next(_serial)}"
         # All modules share one symbol table: drivers get names of their own.
         module = llvm.parse_assembly(text.replace("@driver_", f"@{unique}_driver_"))
         module.name = unique
