@@ -53,9 +53,8 @@ class Rewriter:
 
     def add(self, eqn: JaxprEqn) -> None:
         """Write an equation, or what the rules make of it."""
-        invars = [self.current(a) for a in eqn.invars]
-        if any(a is not b for a, b in zip(invars, eqn.invars, strict=True)):
-            eqn = eqn.replace(invars=invars)
+        if self.replaced and not self.replaced.keys().isdisjoint(eqn.invars):
+            eqn = eqn.replace(invars=[self.current(a) for a in eqn.invars])
             self.changed = True
         while (result := self._rewritten(eqn)) is not None:
             self.changed = True
@@ -104,15 +103,16 @@ def rewrite(closed: ClosedJaxpr, rules: Callable[[Primitive], Sequence[Rule]]) -
 
 
 def fold(_: Rewriter, eqn: JaxprEqn) -> Literal | None:
-    """The value of an elementwise equation of literals.
+    """The value of an elementwise equation whose operands are all literals.
 
     Arrays are not folded: constants are held by reference, and may change between calls. What
     NumPy refuses (an integer to a negative power) is left to be refused when the program runs.
     """
-    if not isinstance(eqn.primitive, Elementwise) or eqn.primitive.multiple_results:
+    if not isinstance(eqn.primitive, Elementwise):
         return None
-    if any(type(a) is not Literal for a in eqn.invars):
-        return None
+    for atom in eqn.invars:
+        if type(atom) is not Literal:
+            return None
     try:
         with np.errstate(all="ignore"):
             out = eqn.primitive.impl(*[a.val for a in eqn.invars], **eqn.params)  # type: ignore[union-attr]
@@ -158,6 +158,7 @@ def _is_positive(program: Rewriter, atom: Atom) -> bool:
 
 _NEVER_NEGATIVE = {ops.exp, ops.exp2, ops.square, ops.abs, ops.logistic, ops.sqrt, ops.cosh}
 _KEEP_SIGN = {ops.broadcast_in_dim, ops.reshape, ops.permute}
+_SIGN_OF_OPERANDS = {ops.add, ops.mul, ops.pow, *_KEEP_SIGN}
 
 
 def _note_sign(program: Rewriter, eqn: JaxprEqn) -> None:
@@ -166,8 +167,12 @@ def _note_sign(program: Rewriter, eqn: JaxprEqn) -> None:
     if out.aval.dtype.kind != "f":
         return
     primitive, operands = eqn.primitive, eqn.invars
-    positive = [_is_float(a) and _is_positive(program, a) for a in operands]
-    at_least_zero = [_is_float(a) and _is_nonnegative(program, a) for a in operands]
+    if primitive in _NEVER_NEGATIVE:
+        program.nonnegative.add(out)
+    if primitive not in _SIGN_OF_OPERANDS:
+        return
+    positive = [_is_positive(program, a) for a in operands]
+    at_least_zero = [_is_nonnegative(program, a) for a in operands]
     if primitive in _KEEP_SIGN:
         is_positive, is_nonnegative = positive[0], at_least_zero[0]
     elif primitive is ops.add:
@@ -176,10 +181,8 @@ def _note_sign(program: Rewriter, eqn: JaxprEqn) -> None:
     elif primitive is ops.mul:
         is_positive = False  # a product can underflow to 0
         is_nonnegative = all(at_least_zero) or operands[0] is operands[1]
-    elif primitive is ops.pow:
-        is_positive, is_nonnegative = False, positive[0]  # (-0.0) ** -1 is -inf
     else:
-        is_positive, is_nonnegative = False, primitive in _NEVER_NEGATIVE
+        is_positive, is_nonnegative = False, positive[0]  # (-0.0) ** -1 is -inf
     if is_positive:
         program.positive.add(out)
     if is_positive or is_nonnegative:

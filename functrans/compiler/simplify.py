@@ -140,7 +140,9 @@ def _key(eqn: JaxprEqn) -> Hashable | None:
 
 
 def _atom_key(atom: Atom) -> Hashable:
-    return atom if type(atom) is Var else (atom.aval.dtype, np.asarray(atom.val).tobytes())
+    if isinstance(atom, Var):
+        return atom
+    return atom.aval.dtype, np.asarray(atom.val).tobytes()
 
 
 def _exact(value: Any) -> Any:
