@@ -334,6 +334,19 @@ def _broadcast_in_dim(program: Rewriter, eqn: JaxprEqn) -> Any:
     return eqn.replace(invars=inner.invars, params={**eqn.params, "broadcast_dimensions": through})
 
 
+def _broadcast_of_reshape(program: Rewriter, eqn: JaxprEqn) -> Any:
+    """Axes of extent 1 need not be put in before a broadcast."""
+    inner = program.definition(eqn.invars[0], ops.reshape)
+    if inner is None:
+        return None
+    x, y = inner.invars[0].aval, inner.outvars[0].aval
+    axes = [axis for axis, n in enumerate(y.shape) if n != 1]
+    if x.shape != tuple(y.shape[axis] for axis in axes):
+        return None
+    dims = tuple(eqn.params["broadcast_dimensions"][axis] for axis in axes)
+    return eqn.replace(invars=inner.invars, params={**eqn.params, "broadcast_dimensions": dims})
+
+
 def _repeated(program: Rewriter, eqn: JaxprEqn) -> Any:
     """A number that is repeated, and then moved about, is repeated."""
     number = _broadcast_number(program, eqn.invars[0])
@@ -400,7 +413,7 @@ ALGEBRA: dict[Primitive, tuple[Rule, ...]] = {
     ops.copy: (_first_operand,),
     ops.stop_gradient: (_first_operand,),
     ops.convert_element_type: (_same_type,),
-    ops.broadcast_in_dim: (_broadcast_in_dim,),
+    ops.broadcast_in_dim: (_broadcast_in_dim, _broadcast_of_reshape),
     ops.reshape: (_same_type, _reshape, _repeated),
     ops.permute: (_permute, _repeated),
     ops.rev: (_involution, _repeated),

@@ -282,6 +282,24 @@ def test_chains_of_structural_operations_become_one() -> None:
     assert simplified(back, x).eqns == []
 
 
+def test_broadcasts_do_not_need_axes_of_extent_1() -> None:
+    def f(x):
+        column = ops.reshape(x, shape=(1, 3, 1))
+        wide = ops.broadcast_in_dim(column, shape=(2, 3, 4), broadcast_dimensions=(0, 1, 2))
+        return [wide, ops.broadcast_in_dim(x, shape=(2, 3, 4), broadcast_dimensions=(1,))]
+
+    out = simplified(trace(f, aval(f8, 3)), np.arange(3.0))
+    assert text(out) == ["broadcast_in_dim"]
+    for shape in ((), (1, 3), (0,)):  # a number; operands that have such axes themselves
+        size = int(np.prod(shape))
+
+        def g(x, size=size):
+            wide = ops.reshape(x, shape=(1, size, 1))
+            return [ops.broadcast_in_dim(wide, shape=(2, size, 4), broadcast_dimensions=(0, 1, 2))]
+
+        simplified(trace(g, aval(f8, *shape)), np.ones(shape))
+
+
 def test_repeated_numbers_that_are_moved_about_are_repeated() -> None:
     def f(s):
         x = ops.reshape(fill(s, 6), shape=(2, 3))
