@@ -1,10 +1,7 @@
-"""Loop programs as LLVM text: one function per distinct kernel, and drivers that call them.
+"""Kernels as LLVM text: one function per distinct loop nest.
 
-A kernel takes raw, non-overlapping pointers and has its extents built in. A driver is a straight
-line: it takes the Python objects of the arrays, reads their data pointers, and calls kernels and
-matrix products in order. A program with host steps has one driver per stretch between them.
-
-A driver returns 0, or 1 after it wrote (check, offending index) to the status words.
+A kernel takes raw, non-overlapping pointers and has its extents built in. It returns 0, or 1 after
+it wrote (check, offending index) to the status words. `drivers` has what calls kernels.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from functrans import loop_ir as ir
-from functrans.compiler import matmul, scalar_math
+from functrans.compiler import scalar_math
 from functrans.compiler.scalar_math import literal, llvm_type
 
 _REDUCE_FLAGS = "reassoc nsz "  # only accumulators may be reordered; see loop_ir.Update
@@ -203,7 +200,9 @@ class _KernelText(FunctionBody):
     def _storereduce(self, s: ir.StoreReduce) -> None:
         dtype = self.params[s.buffer].dtype
         pointer = self.place(s.buffer, s.index)
-        self._write(pointer, self._combined(s.op, self._read(pointer, dtype), s.value, dtype), dtype)
+        self._write(
+            pointer, self._combined(s.op, self._read(pointer, dtype), s.value, dtype), dtype
+        )
 
     def _combined(self, op: str, before: str, value: ir.Operand, dtype: np.dtype) -> str:
         new = self.operand(value, dtype)
@@ -237,7 +236,9 @@ class _KernelText(FunctionBody):
         i64 = np.dtype(np.int64)
         here = scalar_math.lower_scalar(self, "convert", [self.affine(s.index)], [i64], index_dtype)
         before, u = self._read(position, index_dtype), llvm_type(index_dtype)
-        self._write(position, self.emit(f"select i1 {better}, {u} {here}, {u} {before}"), index_dtype)
+        self._write(
+            position, self.emit(f"select i1 {better}, {u} {here}, {u} {before}"), index_dtype
+        )
 
     def _checkindex(self, s: ir.CheckIndex) -> None:
         wide = self._index_operand(s.value)
@@ -273,74 +274,6 @@ class _KernelText(FunctionBody):
         self.body(s.body)
         following = self.emit(f"add nuw nsw i64 {variable}, 1")
         more = self.emit(f"icmp ult i64 {following}, {s.extent}")
-        self.lines[at] = (
-            f"  {variable} = phi i64 [ 0, %{before} ], [ {following}, %{self.label} ]"
-        )
+        self.lines[at] = f"  {variable} = phi i64 [ 0, %{before} ], [ {following}, %{self.label} ]"
         self.do(f"br i1 {more}, label %{head}, label %{done}")
         self.start(done)
-
-
-# ---------------------------------------------------------------------------- drivers
-
-DATA_OFFSET = 16  # of PyArrayObject.data behind the object header; verified by the executable
-
-
-def emit_program(
-    program: ir.Program, segments: Sequence[Sequence[ir.Step]]
-) -> tuple[str, list[str]]:
-    """The LLVM text of a program and the names of its drivers, one per segment.
-
-    A driver takes the array objects of inputs, constants and outputs, the arena and the status.
-    """
-    module = Module()
-    names = []
-    for i, steps in enumerate(segments):
-        names.append(f"driver_{i}")
-        module.need(_driver(module, program, steps, names[-1]))
-    return module.text(), names
-
-
-def _driver(module: Module, program: ir.Program, steps: Sequence[ir.Step], name: str) -> str:
-    body = FunctionBody(module)
-    objects = [*program.inputs, *(b for b, _ in program.consts), *program.outputs]
-    used = {b for s in steps for b in _buffers(s)}
-    pointers: dict[str, str] = {}
-    for i, buffer in enumerate(objects):
-        if buffer.name in used:
-            field = body.emit(f"getelementptr i8, ptr %object{i}, i64 {DATA_OFFSET}")
-            pointers[buffer.name] = body.emit(f"load ptr, ptr {field}")
-    for temp, offset in program.offsets:
-        if temp in used:
-            pointers[temp] = body.emit(f"getelementptr i8, ptr %arena, i64 {offset}")
-    for step in steps:
-        if isinstance(step, ir.KernelCall):
-            _call_kernel(body, module, step, pointers)
-        elif isinstance(step, ir.MatMul):
-            matmul.emit(body, step, pointers)
-    params = ", ".join([*(f"ptr %object{i}" for i in range(len(objects))), "ptr %arena", "ptr %status"])
-    head = f'define i32 @{name}({params}) nounwind "prefer-vector-width"="512" {{'
-    return "\n".join([head, "entry:", *body.lines, "  ret i32 0", "}"])
-
-
-def _buffers(step: ir.Step) -> tuple[str, ...]:
-    if isinstance(step, ir.KernelCall):
-        return step.buffers
-    if isinstance(step, ir.MatMul):
-        return step.out, step.lhs, step.rhs
-    return (*step.inputs, *step.outputs)
-
-
-def _call_kernel(
-    body: FunctionBody, module: Module, step: ir.KernelCall, pointers: dict[str, str]
-) -> None:
-    args = [f"ptr {pointers[b]}" for b in step.buffers] + [f"i64 {c}" for c in step.checks]
-    if step.checks:
-        args.append("ptr %status")
-    status = body.emit(f"call i32 @{module.kernel(step.kernel)}({', '.join(args)})")
-    if step.checks:
-        bad, fine = body.fresh_label("failed"), body.fresh_label("passed")
-        wrong = body.emit(f"icmp ne i32 {status}, 0")
-        body.do(f"br i1 {wrong}, label %{bad}, label %{fine}")
-        body.start(bad)
-        body.do("ret i32 1")
-        body.start(fine)

@@ -11,10 +11,15 @@ import functools
 import importlib.util
 from pathlib import Path
 
-_PREFIXES = (("scipy_cblas_", "64_", 64), ("cblas_", "64_", 64), ("scipy_cblas_", "", 32), ("cblas_", "", 32))
+_PREFIXES = (
+    ("scipy_cblas_", "64_", 64),
+    ("cblas_", "64_", 64),
+    ("scipy_cblas_", "", 32),
+    ("cblas_", "", 32),
+)
 
 
-class NoBlas(RuntimeError):  # noqa: N818  (named for what is missing)
+class NoBlas(RuntimeError):
     """No BLAS library with a C interface was found beside NumPy or SciPy."""
 
 

@@ -7,28 +7,26 @@ imported here only, when the first program compiles.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import itertools
-import threading
 from typing import Any
 
 from functrans.runtime import symbols
 
+ENTRY_PREFIX = "@ft_entry_"
 _serial = itertools.count()
-_lock = threading.RLock()
 
 
 class NativeCode:
-    """A compiled module: addresses of its functions, and its text."""
+    """A compiled module: addresses of its entries, and its text."""
 
-    def __init__(self, library: Any, text: str):
+    def __init__(self, library: Any, prefix: str):
         self._library = library
-        self.llvm_input = text
+        self._prefix = prefix
 
-    def address(self, name: str) -> int:
-        """The address of a function."""
-        return self._library.get_pointer_to_function(name)
+    def address(self, entry: str) -> int:
+        """The address of the function that was `@ft_entry_...` in the text."""
+        return self._library.get_pointer_to_function(self._prefix + entry)
 
     @property
     def llvm(self) -> str:
@@ -52,35 +50,29 @@ def _codegen() -> Any:
         def _optimize_final_module(self) -> None:
             manager, builder = self._codegen._module_pass_manager()
             manager.run(self._final_module, builder)
-            self._final_module.verify()
 
     class LeanCodegen(numba_codegen.JITCPUCodegen):
         _library_class = LeanLibrary
 
+        def _check_llvm_bugs(self) -> None:
+            """Numba asks after a bug in reading decimal numbers; ours are hexadecimal."""
+
     return LeanCodegen("functrans")
 
 
-def compile_llvm(text: str, name: str) -> NativeCode:
+def compile_llvm(text: str) -> NativeCode:
     """Optimize and compile a module."""
     import llvmlite.binding as llvm  # noqa: PLC0415  (as above)
     from numba.core.compiler_lock import global_compiler_lock  # noqa: PLC0415
 
-    symbols.register()
-    codegen = _codegen()
-    with _lock, global_compiler_lock:
-        unique = "".join(c if c.isalnum() else "_" for c in name) + f"_{next(_serial)}"
-        # All modules share one symbol table: drivers get names of their own.
-        module = llvm.parse_assembly(text.replace("@driver_", f"@{unique}_driver_"))
+    with global_compiler_lock:
+        codegen = _codegen()
+        symbols.register()
+        # All modules share one symbol table: entries get names of their own.
+        unique = f"functrans_{next(_serial)}"
+        module = llvm.parse_assembly(text.replace(ENTRY_PREFIX, f"@{unique}_{ENTRY_PREFIX[1:]}"))
         module.name = unique
         library = codegen.create_library(unique)
         library.add_llvm_module(module)
         library.finalize()
-        code = NativeCode(library, text)
-    code.prefix = unique  # type: ignore[attr-defined]
-    return code
-
-
-def prototype(count: int, *, release_gil: bool) -> Any:
-    """The ctypes type of a driver of `count` array objects, an arena and a status address."""
-    make = ctypes.CFUNCTYPE if release_gil else ctypes.PYFUNCTYPE
-    return make(ctypes.c_int, *[ctypes.py_object] * count, ctypes.c_void_p, ctypes.c_void_p)
+    return NativeCode(library, f"{unique}_")

@@ -1,32 +1,28 @@
 """A compiled program, called on NumPy arrays.
 
-The native driver is given the array objects themselves and reads their data pointers, so that a
-call does no work per argument in Python but one check. Outputs are fresh arrays; temporaries live
-in an arena that is kept for the next call. Several threads may call at once: each takes an arena
-of its own from the free list.
+The native entry is a builtin function of inputs, outputs and arena. It checks the inputs itself
+and reads their data pointers, so a call does nothing per input in Python. Inputs it refuses (lists,
+non-contiguous or byte-swapped arrays, ...) are made canonical and given again.
+
+Outputs are fresh arrays, or fresh NumPy scalars that the native code fills in. Temporaries live in
+an arena that is kept for the next call. Several threads may call at once: each takes an arena of
+its own from the free list.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from functrans import loop_ir as ir
-from functrans.compiler import emission
-from functrans.runtime import codegen
+from functrans.compiler import drivers
+from functrans.runtime import codegen, python_objects
 
-_GIL_WORK = 20_000  # elements touched from which releasing the GIL (0.1 us) is worth it
-ALIGNMENT = 64
-
-_probe = np.empty(1)
-if ctypes.c_void_p.from_address(id(_probe) + emission.DATA_OFFSET).value != _probe.ctypes.data:
-    raise ImportError(
-        "this build of NumPy or Python keeps array data pointers at another place than expected; "
-        "functrans needs CPython with the global interpreter lock and NumPy 2."
-    )
+_GIL_WORK = 20_000  # scalar statements from which releasing the GIL (50 ns) is worth it
+ALIGNMENT = 64  # of the arena: a cache line, and the widest vector
 
 
 def compile_program(program: ir.Program) -> Executable:
@@ -39,117 +35,194 @@ class Executable:
 
     def __init__(self, program: ir.Program):
         self.program = program
-        self._segments = _segments(program.steps)
+        self._segments = _segments(program)
         native = [s for s in self._segments if not isinstance(s, ir.HostStep)]
-        text, names = emission.emit_program(program, native)
-        self._code = codegen.compile_llvm(text, program.name) if native else None
-        count = len(program.inputs) + len(program.consts) + len(program.outputs)
-        work = sum(b.size for b in (*program.inputs, *program.outputs, *program.temps))
-        release = work > _GIL_WORK or any(isinstance(s, ir.MatMul) for s in program.steps)
-        make = codegen.prototype(count, release_gil=release)
-        self._drivers = [make(self._code.address(f"{self._code.prefix}_{n}")) for n in names]  # type: ignore[union-attr]
-        self._consts = [x for _, x in program.consts]
-        self._specs = [(b.shape, b.dtype) for b in program.inputs]
-        self._const_specs = [(b.shape, b.dtype) for b, _ in program.consts]
-        self._outs = [(b.shape, b.dtype) for b in program.outputs]
-        self._scalar_outs = [i for i, b in enumerate(program.outputs) if not b.shape]
-        self._arenas: list[tuple[np.ndarray, int, np.ndarray, int]] = []
-        self._simple = len(self._drivers) == 1 and len(self._segments) == 1 and not program.copies
+        release_gil = _work(program) > _GIL_WORK
+        text, names = drivers.emit_program(program, native, release_gil=release_gil)
+        self._code = codegen.compile_llvm(text)
+        # Constants are read at every call; one in another layout is copied at every call.
+        self._consts = [_canonical(x, b) for b, x in program.consts]
+        pairs = zip(self._consts, (x for _, x in program.consts), strict=True)
+        self._refreshed = [(a, x) for a, x in pairs if not np.shares_memory(a, x, max_work=1)]
+        table = np.array([x.ctypes.data for x in self._consts], np.uintp)
+        entries = [self._code.address(name) for name in names]
+        self._entries = [
+            python_objects.builtin_function(address, program.name, table) for address in entries
+        ]
+        self._arena_bytes = drivers.status_offset(program) + drivers.STATUS_BYTES
+        self._arenas: list[np.ndarray] = []
+        straight = not any(isinstance(s, ir.HostStep) for s in self._segments)
+        call = self._straight_call() if straight else self._call_segments
+        self.call = self._refreshing(call) if self._refreshed else call
 
     def __call__(self, args: Sequence[Any]) -> list[Any]:
-        objects = self._inputs(args)
-        consts = [_as_input(x, *s) for x, s in zip(self._consts, self._const_specs, strict=True)]
-        outs = [np.empty(shape, dtype) for shape, dtype in self._outs]
-        try:
-            arena = self._arenas.pop()
-        except IndexError:
-            arena = _new_arena(self.program.arena_bytes)
-        if self._simple:
-            failed = self._drivers[0](*objects, *consts, *outs, arena[1], arena[3])
-            if failed:
-                raise self._index_error(arena[2])
-        else:
-            self._run_segments(objects, consts, outs, arena)
-        self._arenas.append(arena)
-        for i in self._scalar_outs:
-            outs[i] = outs[i][()]
-        return outs
-
-    def _inputs(self, args: Sequence[Any]) -> list[np.ndarray]:
-        objects = []
-        for x, (shape, dtype) in zip(args, self._specs, strict=True):
-            if type(x) is np.ndarray and x.dtype is dtype and x.flags.c_contiguous and x.flags.aligned:
-                objects.append(x)
-            else:
-                objects.append(_as_input(x, shape, dtype))
-        return objects
-
-    def _run_segments(self, objects: Any, consts: Any, outs: Any, arena: Any) -> None:
-        program = self.program
-        named = [*program.inputs, *(b for b, _ in program.consts), *program.outputs]
-        views = dict(zip((b.name for b in named), [*objects, *consts, *outs], strict=True))
-        offsets = dict(program.offsets)
-        start = arena[1] - arena[0].ctypes.data
-        for b in program.temps:
-            at = start + offsets[b.name]
-            views[b.name] = arena[0][at : at + b.nbytes].view(b.dtype).reshape(b.shape)
-        drivers = iter(self._drivers)
-        for segment in self._segments:
-            if isinstance(segment, ir.HostStep):
-                results = segment.function(*[views[n] for n in segment.inputs])
-                for name, y in zip(segment.outputs, results, strict=True):
-                    views[name][...] = y
-            elif next(drivers)(*objects, *consts, *outs, arena[1], arena[3]):
-                raise self._index_error(arena[2])
-        for out, source in program.copies:
-            views[out][...] = views[source].reshape(views[out].shape)
-
-    def _index_error(self, status: np.ndarray) -> IndexError:
-        check = self.program.checks[int(status[0])]
-        error = IndexError(
-            f"index {int(status[1])} is out of bounds for axis {check.axis} with size {check.bound}"
-        )
-        error.add_note(f"in {check.primitive}, traced at {check.source}")
-        return error
+        return self.call(args)
 
     @property
     def llvm(self) -> str:
         """The optimized LLVM module."""
-        return self._code.llvm if self._code else ""
+        return self._code.llvm
 
     @property
     def asm(self) -> str:
         """The machine code as text."""
-        return self._code.asm if self._code else ""
+        return self._code.asm
+
+    # ------------------------------------------------------------------ a call
+
+    def _straight_call(self) -> Callable[[Sequence[Any]], list[Any]]:
+        """A function written for this program: allocate outputs, call the entry."""
+        program, is_scalar = self.program, drivers.scalar_outputs(self.program)
+        outs = [f"o{i}" for i in range(len(program.outputs))]
+        needs_arena = program.arena_bytes > 0 or len(program.checks) > 0
+        names: dict[str, Any] = {
+            "native": self._entries[0], "finish": self._finish, "take": self._take_arena,
+            "keep": self._arenas.append, "empty": np.empty, "unused": _aligned(0),
+        }  # fmt: skip
+        lines = ["def call(args):"]
+        for out, buffer, scalar in zip(outs, program.outputs, is_scalar, strict=True):
+            names[f"t_{out}"] = buffer.dtype.type if scalar else buffer.dtype
+            made = f"t_{out}()" if scalar else f"empty({buffer.shape}, t_{out})"
+            lines.append(f"    {out} = {made}")
+        arena = "arena" if needs_arena else "unused"
+        if needs_arena:
+            lines.append("    arena = take()")
+        given = ", ".join(["*args", *outs, arena])
+        outputs = "".join(f"{o}, " for o in outs)
+        lines.append(f"    status = native({given})")
+        lines.append(f"    if status: finish(status, args, ({outputs}), {arena})")
+        if needs_arena:
+            lines.append("    keep(arena)")
+        results = (
+            o if b.shape or s else f"{o}[()]"
+            for o, b, s in zip(outs, program.outputs, is_scalar, strict=True)
+        )
+        lines.append(f"    return [{', '.join(results)}]")
+        exec("\n".join(lines), names)
+        return names["call"]
+
+    def _finish(self, status: int, args: Sequence[Any], outs: Sequence[Any], arena: Any) -> None:
+        """What an entry that did not succeed needs: canonical arguments, or an error."""
+        if status == drivers.NOT_CANONICAL:
+            canonical = self._canonical(args)
+            status = self._entries[0](*canonical, *outs, arena)
+        self._raise_if_failed(status, arena)
+
+    def _refreshing(self, call: Callable[..., Any]) -> Callable[[Sequence[Any]], list[Any]]:
+        """`call`, after constants in another layout were copied to where native code reads them."""
+
+        def refresh_and_call(args: Sequence[Any]) -> list[Any]:
+            for private, original in self._refreshed:
+                np.copyto(private, original)
+            return call(args)
+
+        return refresh_and_call
+
+    def _call_segments(self, args: Sequence[Any]) -> list[Any]:
+        """A call of a program with host steps: native stretches and Python in turn."""
+        inputs = self._canonical(args)
+        outs = [np.empty(b.shape, b.dtype) for b in self.program.outputs]
+        arena = self._take_arena()
+        views = self._views(inputs, outs, arena)
+        entries = iter(self._entries)
+        for segment in self._segments:
+            if isinstance(segment, ir.HostStep):
+                _run_host_step(segment, views)
+            else:
+                self._raise_if_failed(next(entries)(*inputs, *outs, arena), arena)
+        self._arenas.append(arena)
+        return [out if out.shape else out[()] for out in outs]
+
+    def _views(self, inputs: Sequence[Any], outs: Sequence[Any], arena: Any) -> dict[str, Any]:
+        program = self.program
+        named = [*program.inputs, *(b for b, _ in program.consts), *program.outputs]
+        views = dict(zip((b.name for b in named), [*inputs, *self._consts, *outs], strict=True))
+        offsets = dict(program.offsets)
+        for b in program.temps:
+            views[b.name] = np.ndarray(b.shape, b.dtype, arena, offsets[b.name])
+        return views
+
+    # ------------------------------------------------------------------ parts of a call
+
+    def _take_arena(self) -> np.ndarray:
+        try:
+            return self._arenas.pop()
+        except IndexError:
+            return _aligned(self._arena_bytes)
+
+    def _canonical(self, args: Sequence[Any]) -> list[np.ndarray]:
+        return [_canonical(x, b) for x, b in zip(args, self.program.inputs, strict=True)]
+
+    def _raise_if_failed(self, status: int, arena: np.ndarray) -> None:
+        if status == drivers.DONE:
+            return
+        self._arenas.append(arena)
+        words = arena[drivers.status_offset(self.program) :].view(np.int64)
+        check = self.program.checks[int(words[0])]
+        error = IndexError(
+            f"index {words[1]} is out of bounds for axis {check.axis} with size {check.bound}"
+        )
+        error.add_note(f"in {check.primitive}, at {check.source}")
+        raise error
 
 
-def _segments(steps: Sequence[ir.Step]) -> list[Any]:
-    """Stretches of native steps (lists), and host steps, in order."""
-    out: list[Any] = []
-    for step in steps:
+def _segments(program: ir.Program) -> list[Any]:
+    """Stretches of native steps (lists), and host steps, in order; copies need a native end."""
+    out: list[Any] = [[]]
+    for step in program.steps:
         if isinstance(step, ir.HostStep):
-            out.append(step)
-        elif out and isinstance(out[-1], list):
-            out[-1].append(step)
+            out += [step, []]
         else:
-            out.append([step])
-    return out
+            out[-1].append(step)
+    last = len(out) - 1
+    ends = len(out) == 1 or bool(program.copies)
+    return [s for i, s in enumerate(out) if s or (i == last and ends)]
 
 
-def _new_arena(nbytes: int) -> tuple[np.ndarray, int, np.ndarray, int]:
+def _work(program: ir.Program) -> int:
+    """About how many scalar statements a run executes."""
+    total = 0
+    for step in program.steps:
+        if isinstance(step, ir.KernelCall):
+            total += _body_work(step.kernel.body)
+        elif isinstance(step, ir.MatMul):
+            total += math.prod(step.sizes) // 8
+    return total
+
+
+def _body_work(body: tuple[ir.Stmt, ...]) -> int:
+    return sum(s.extent * _body_work(s.body) if isinstance(s, ir.Loop) else 1 for s in body)
+
+
+def _aligned(nbytes: int) -> np.ndarray:
     block = np.empty(nbytes + ALIGNMENT, np.uint8)
-    address = block.ctypes.data
-    status = np.zeros(2, np.int64)
-    return block, address + (-address) % ALIGNMENT, status, status.ctypes.data
+    start = -block.ctypes.data % ALIGNMENT
+    return block[start : start + nbytes]
 
 
-def _as_input(x: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _run_host_step(step: ir.HostStep, views: dict[str, np.ndarray]) -> None:
+    results = step.function(*[views[name] for name in step.inputs])
+    for name, result in zip(step.outputs, results, strict=True):
+        out, given = views[name], np.asarray(result)
+        if given.shape != out.shape or given.dtype != out.dtype:
+            raise ValueError(
+                f"{step.text} returned {given.dtype}{list(given.shape)} where the program expects "
+                f"{out.dtype}{list(out.shape)}: its abstract_eval and impl disagree."
+            )
+        np.copyto(out, given)
+
+
+def _canonical(x: Any, buffer: ir.Buffer) -> np.ndarray:
     """`x` as an aligned C-contiguous array of native byte order."""
-    if type(x) is np.ndarray and x.dtype is dtype and x.flags.c_contiguous and x.flags.aligned:
-        return x
-    array = np.require(x, dtype, ["C", "A"])
-    if type(array) is not np.ndarray:
-        array = array.view(np.ndarray)
-    if array.shape != shape:
-        array = array.reshape(shape)
-    return array
+    dtype = np.dtype(buffer.dtype.char)  # the one object that native code compares with
+    array = np.array(x, dtype) if isinstance(x, (int, float, complex)) else np.asarray(x)
+    if array.shape != buffer.shape or array.dtype.newbyteorder("=") != dtype:
+        raise TypeError(
+            f"argument {buffer.name} of a compiled function must be {dtype}{list(buffer.shape)}, "
+            f"got {array.dtype}{list(array.shape)}. Convert it, or call the function that `jit` "
+            "returned, which compiles for each shape and dtype."
+        )
+    array = np.asarray(array, dtype, order="C")
+    if not array.flags.aligned:
+        array = array.copy()
+    return array if array.dtype is dtype else array.view(dtype)
