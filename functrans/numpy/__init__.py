@@ -21,6 +21,7 @@ from numpy import (
 )
 
 from functrans.numpy import array_methods, linalg
+from functrans.numpy.dispatch import NAMES as _NAMES
 from functrans.numpy import scipy_special as _scipy_special
 from functrans.numpy.composites import (
     allclose, angle, array_equal, array_equiv, clip, fix, imag, isclose, iscomplex, isneginf,
@@ -85,6 +86,8 @@ around = round
 concat = concatenate
 permute_dims = transpose
 
+if "matvec" in _NAMES:  # NumPy 2.2
+    matvec, vecmat = _NAMES["matvec"], _NAMES["vecmat"]
 array_methods.install()
 _scipy_special.install()
 
@@ -394,4 +397,6 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+if "matvec" in _NAMES:
+    __all__ += ["matvec", "vecmat"]
 # fmt: on

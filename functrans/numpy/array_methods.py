@@ -1,8 +1,8 @@
 """Operators and array methods of tracers, so that code written for arrays runs on them.
 
 `install` attaches them to `core.Tracer` when `functrans.numpy` is imported: the core knows nothing
-of NumPy's operations. Each is a row: the operator's ufunc, or the method's NumPy function, looked up in the
-tables of `ufuncs` and `dispatch`.
+of NumPy's operations. Each is a row: the operator's ufunc, or the method's NumPy function, looked
+up in the tables of `ufuncs` and `dispatch`.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ _METHODS = {
     "ravel": np.ravel, "squeeze": np.squeeze, "swapaxes": np.swapaxes,
     "repeat": np.repeat, "take": np.take, "trace": np.trace, "diagonal": np.diagonal,
     "dot": np.dot, "clip": np.clip, "round": np.round, "argsort": np.argsort,
-    "nonzero": np.nonzero, "conj": np.conjugate, "conjugate": np.conjugate, "copy": np.copy,
+    "nonzero": np.nonzero, "copy": np.copy,
 }  # fmt: skip
 
 _IN_PLACE = {
@@ -202,6 +202,10 @@ def _view(self: Tracer, *args: Any, **kwargs: Any) -> Any:
     )
 
 
+def _conjugate(self: Tracer) -> Any:
+    return UFUNCS[np.conjugate].traced(self)
+
+
 def _real(self: Tracer) -> Any:
     return ops.real(self) if self.dtype.kind == "c" else self
 
@@ -245,7 +249,8 @@ def _members() -> Iterator[tuple[str, Any]]:
         "__contains__": _contains, "reshape": _reshape, "transpose": _transpose,
         "flatten": _flatten, "astype": _astype, "item": _item, "tolist": _tolist, "view": _view,
         "T": property(_transpose), "mT": property(_matrix_transposed), "real": property(_real),
-        "imag": property(_imag), "at": _At(), "device": property(lambda self: "cpu"),
+        "imag": property(_imag), "conj": _conjugate, "conjugate": _conjugate, "at": _At(),
+            "device": property(lambda self: "cpu"),
         "__array_ufunc__": protocols.array_ufunc, "__array_function__": protocols.array_function,
         "__array_namespace__": protocols.array_namespace,
     }.items()  # fmt: skip
@@ -254,6 +259,4 @@ def _members() -> Iterator[tuple[str, Any]]:
 def install() -> None:
     """Give `Tracer` its operators and methods."""
     for name, member in _members():
-        if callable(member):
-            member.__name__ = name
         setattr(Tracer, name, member)

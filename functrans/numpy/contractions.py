@@ -135,8 +135,8 @@ def _without_axis(x: Any, axis: int) -> Any:
 matmul = _gufunc(np.matmul, _matmul)
 vecdot = _gufunc(np.vecdot, _vecdot)
 if hasattr(np, "matvec"):  # NumPy 2.2
-    matvec = _gufunc(np.matvec, _matvec)
-    vecmat = _gufunc(np.vecmat, _vecmat)
+    _gufunc(np.matvec, _matvec)
+    _gufunc(np.vecmat, _vecmat)
 
 # ---------------------------------------------------------------------------- dot and kin
 

@@ -44,11 +44,7 @@ def einsum(subscripts: Any, /, *operands: Any, out: Any = None, optimize: Any = 
     terms = _broadcast_ones(terms)
     for pair in _path(terms, result, optimize):
         chosen = [terms.pop(i) for i in sorted(pair, reverse=True)]
-        rest = {label for ls, _ in terms for label in ls} | set(result)
-        term = _summed(*chosen[-1], rest)
-        for other in reversed(chosen[:-1]):
-            term = _contracted(term, _summed(*other, rest | set(term[0])), rest)
-        terms.append(term)
+        terms.append(_product_of(chosen[::-1], {s for ls, _ in terms for s in ls} | set(result)))
     return _finished(*terms[0], result)
 
 
@@ -186,13 +182,22 @@ def _summed(labels: Labels, x: Any, needed: set[str]) -> tuple[Labels, Any]:
     return tuple(s for s in labels if s in needed), ops.reduce_sum(x, axes=axes)
 
 
+def _product_of(terms: Sequence[tuple[Labels, Any]], needed: set[str]) -> tuple[Labels, Any]:
+    """Several terms contracted from left to right; labels in `needed` are kept."""
+    term = terms[0]
+    for i, other in enumerate(terms[1:], 1):
+        later = needed | {s for ls, _ in terms[i + 1 :] for s in ls}
+        term = _summed(*term, later | set(other[0]))
+        term = _contracted(term, _summed(*other, later | set(term[0])), later)
+    return _summed(*term, needed)
+
+
 def _contracted(a: tuple[Labels, Any], b: tuple[Labels, Any], needed: set[str]) -> Any:
     """The product of two terms, summed over the labels that nothing else needs."""
     (la, x), (lb, y) = a, b
     shared = [s for s in la if s in lb]
     batch = [s for s in shared if s in needed]
     summed = [s for s in shared if s not in needed]
-    la, x = _summed(la, x, needed | set(shared))
     free_a = [s for s in la if s not in shared]
     free_b = [s for s in lb if s not in shared]
     labels = (*batch, *free_a, *free_b)

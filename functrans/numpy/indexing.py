@@ -8,6 +8,7 @@ import numpy as np
 
 from functrans import ops
 from functrans.core import Tracer
+from functrans.errors import ConcretizationTypeError
 from functrans.numpy import promotion
 from functrans.numpy.dispatch import TRACED, implements
 from functrans.numpy.index_plan import IndexPlan, plan_index
@@ -156,52 +157,50 @@ def compress(condition: Any, a: Any, axis: Any = None, out: Any = None) -> Any:
     x = array(a)
     if axis is None:
         x, axis = reshaped(x, (x.size,)), 0
-    places = _known_nonzero(condition, "compress")[0]
+    places = np.flatnonzero(_known(condition, "compress"))
     return getitem(x, (slice(None),) * normalize_axis(axis, x.ndim) + (places,))
 
 
 # ---------------------------------------------------------------------------- positions
 
 
-def _known_nonzero(a: Any, name: str) -> tuple[Any, ...]:
+def _known(a: Any, name: str) -> Any:
     x = array(a)
-    if isinstance(x, Tracer):
-        value = x.concrete()
-        if value is None:
-            raise TypeError(
-                f"numpy.{name} of a traced array {x.aval}: the shape of the result depends on the "
-                "values. Use np.where(condition, x, y), np.sum(where=...) or np.argsort instead."
-            )
-        x = value
-    return np.nonzero(x)
+    if not isinstance(x, Tracer):
+        return x
+    value = x.concrete()
+    if value is None:
+        raise ConcretizationTypeError(
+            f"numpy.{name} of a traced array {x.aval}{x.origin()}: the shape of the result depends "
+            "on the values. Use np.where(condition, x, y), np.sum(where=...) or np.argsort instead."
+        )
+    return value
 
 
 @implements(np.nonzero)
 def nonzero(a: Any) -> tuple[Any, ...]:
     """`numpy.nonzero`, of values that are known while tracing."""
-    return _known_nonzero(a, "nonzero")
+    return np.nonzero(_known(a, "nonzero"))
 
 
 @implements(np.flatnonzero)
 def flatnonzero(a: Any) -> Any:
     """`numpy.flatnonzero`, of values that are known while tracing."""
-    x = array(a)
-    return _known_nonzero(reshaped(x, (x.size,)), "flatnonzero")[0]
+    return np.flatnonzero(_known(a, "flatnonzero"))
 
 
 @implements(np.argwhere)
 def argwhere(a: Any) -> Any:
     """`numpy.argwhere`, of values that are known while tracing."""
-    return np.transpose(_known_nonzero(a, "argwhere"))
+    return np.argwhere(_known(a, "argwhere"))
 
 
 @implements(np.extract)
 def extract(condition: Any, arr: Any) -> Any:
     """`numpy.extract`; the condition must be known while tracing."""
     x = array(arr)
-    c = array(condition)
-    places = _known_nonzero(reshaped(c, (c.size,)), "extract")[0]
-    return gather_axis(reshaped(x, (x.size,)), places, 0)
+    places = np.flatnonzero(_known(condition, "extract"))
+    return getitem(reshaped(x, (x.size,)), places)
 
 
 @implements(np.diagonal)

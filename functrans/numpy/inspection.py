@@ -66,4 +66,4 @@ def isscalar(element: Any) -> bool:
 @implements(np.can_cast)
 def can_cast(from_: Any, to: Any, casting: Any = "safe") -> bool:
     """`numpy.can_cast`."""
-    return bool(np.can_cast(getattr(from_, "dtype", from_), to, casting))
+    return bool(np.can_cast(from_.dtype if promotion.holds_tracer(from_) else from_, to, casting))

@@ -381,7 +381,7 @@ def logsumexp_reduce(a: Any, *, axis: Any, dtype: Any, keepdims: Any, initial: A
                      where: Any) -> Any:  # fmt: skip
     """log(sum(exp(a))), safe from overflow: the reduction of logaddexp."""
     x = array(a) if dtype is None else cast(array(a), np.dtype(dtype))
-    x = x if dtypes.is_inexact(x.dtype) else cast(x, dtypes.float64)
+    x = cast(x, dtypes.to_inexact(x.dtype))
     axes = normalize_axes(axis, x.ndim)
     x = keep_where(x, where, -np.inf)
     top = ops.stop_gradient(ops.reduce_max(x, axes=axes))

@@ -87,11 +87,14 @@ def _modf(x: Any) -> tuple[Any, Any]:
 
 
 def _ldexp(x: Any, n: Any) -> Any:
-    # In two steps: 2 ** n alone overflows where x * 2 ** n does not.
-    half = ops.floor_divide(n, scalar_like(2, n))
-    rest = ops.sub(n, half)
-    scale = [ops.exp2(cast(p, dtype_of(x))) for p in (half, rest)]
-    return ops.mul(ops.mul(x, scale[0]), scale[1])
+    # In three steps, in float64: 2 ** n alone overflows where x * 2 ** n does not. Beyond 2200
+    # every x but 0 has overflowed or vanished.
+    wide = cast(x, dtypes.float64)
+    n = ops.max(ops.min(cast(n, np.dtype(np.int64)), np.int64(2200)), np.int64(-2200))
+    third = ops.floor_divide(n, np.int64(3))
+    for part in (third, third, ops.sub(n, ops.mul(third, np.int64(2)))):
+        wide = ops.mul(wide, ops.exp2(cast(part, dtypes.float64)))
+    return cast(wide, dtype_of(x))
 
 
 def _divmod(a: Any, b: Any) -> tuple[Any, Any]:
@@ -223,10 +226,17 @@ less = row("less", _comparison("lt", "gt"), kind=Comparison)
 less_equal = row("less_equal", _comparison("le", "ge"), kind=Comparison)
 greater = row("greater", _comparison("gt", "lt"), kind=Comparison)
 greater_equal = row("greater_equal", _comparison("ge", "le"), kind=Comparison)
-logical_and = row("logical_and", lambda a, b: ops.and_(a, b))
-logical_or = row("logical_or", lambda a, b: ops.or_(a, b))
-logical_xor = row("logical_xor", lambda a, b: ops.xor(a, b))
-logical_not = row("logical_not", lambda x: ops.not_(cast(x, dtypes.bool_)))
+
+
+def _logical(op: Callable[..., Any]) -> Callable[..., Any]:
+    """A logical operation on what is not zero."""
+    return lambda *xs: op(*[cast(x, dtypes.bool_) for x in xs])
+
+
+logical_and = row("logical_and", _logical(ops.and_))
+logical_or = row("logical_or", _logical(ops.or_))
+logical_xor = row("logical_xor", _logical(ops.xor))
+logical_not = row("logical_not", _logical(ops.not_))
 
 
 def _in_floats(op: str, of_others: str) -> Callable[..., Any]:
