@@ -222,13 +222,14 @@ class Compiled:
 class _Entry:
     """What one signature of a jitted function led to."""
 
-    __slots__ = ("executable", "hoisted", "jaxpr", "out_tree")
+    __slots__ = ("executable", "hoisted", "jaxpr", "out_tree", "returns_leaf")
 
     def __init__(self, jaxpr: ClosedJaxpr, out_tree: Any, hoisted: list[Any]):
         self.jaxpr = jaxpr
         self.out_tree = out_tree
         self.hoisted = hoisted  # tracers of an enclosing transformation that the function closes over
         self.executable: Any = None
+        self.returns_leaf = pytree.treedef_is_leaf(out_tree)
 
 
 class Jitted(Generic[P, R]):
@@ -249,16 +250,26 @@ class Jitted(Generic[P, R]):
         self._has_static = bool(self._static_argnums or self._static_argnames)
         self._options = {"name": function_name(fun), "host_steps": host_steps}
         self._entries: dict[Any, _Entry] = {}
+        self._simple: dict[Any, _Entry] = {}  # calls of positional leaves, by their signatures
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if switches.jit_disabled:
             return self._fun(*args, **kwargs)
+        state = core._state
+        if not kwargs and not self._has_static and state.trace is eval_trace:
+            # The common call of plain arrays and numbers: no tree to take apart.
+            simple = tuple([_leaf_signature(x) for x in args])
+            found = self._simple.get(simple)
+            if found is not None and not state.axis_sizes:
+                outs = found.executable(args)
+                return outs[0] if found.returns_leaf else found.out_tree.unflatten(outs)
+        else:
+            simple = None
         if self._has_static:
             dynamic, dynamic_kwargs, static = self._split_static(args, kwargs)
         else:
             dynamic, dynamic_kwargs, static = args, kwargs, None
         leaves, tree = pytree.tree_flatten((dynamic, dynamic_kwargs))
-        state = core._state
         key = (tree, static, state.axis_sizes, *[_signature(x) for x in leaves])
         entry = self._entries.get(key)
         if entry is None:
@@ -272,6 +283,8 @@ class Jitted(Generic[P, R]):
                     if isinstance(x, Tracer):
                         raise core.leaked(x)
                 run = entry.executable = executable_of(entry.jaxpr, **self._options)
+            if simple is not None and None not in simple and not state.axis_sizes:
+                self._simple[simple] = entry
             outs = run(leaves)
         else:
             operands = [*entry.hoisted, *leaves]
@@ -295,6 +308,7 @@ class Jitted(Generic[P, R]):
     def clear_cache(self) -> None:
         """Forget all traced signatures and their machine code."""
         self._entries.clear()
+        self._simple.clear()
 
     def _split_static(self, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
         static_args = {n: args[n] for n in self._static_argnums if n < len(args)}
@@ -368,6 +382,19 @@ def _hoist_tracers(closed: ClosedJaxpr) -> tuple[ClosedJaxpr, list[Any]]:
         constvars=[v for v, _ in kept], invars=[*(v for v, _ in traced), *closed.jaxpr.invars]
     )
     return ClosedJaxpr(jaxpr, [c for _, c in kept]), [c for _, c in traced]
+
+
+def _leaf_signature(x: Any) -> Any:
+    """The signature of a plain array or number; None for what may be a container."""
+    t = type(x)
+    if t is np.ndarray:
+        return x.shape, x.dtype
+    return t if t in _NUMBERS else None
+
+
+_NUMBERS = frozenset(dtypes.PYTHON_SCALARS) | {
+    np.dtype(code).type for code in "?bhilqBHILQfdFD"
+}
 
 
 def _signature(x: Any) -> Any:
