@@ -241,7 +241,8 @@ def _main(program: loop_ir.Program, kernels: dict[Kernel, str]) -> Iterator[str]
     for step in program.steps:
         if isinstance(step, loop_ir.KernelCall):
             checks = (_check(program.checks[c]) for c in step.checks)
-            yield f"        {kernels[step.kernel]}({', '.join([*step.buffers, *checks])})"
+            actual = (_actual(b, shapes[b], p.shape) for b, p in _arguments(step))
+            yield f"        {kernels[step.kernel]}({', '.join([*actual, *checks])})"
         elif isinstance(step, loop_ir.MatMul):
             yield f"        {_matmul(step, shapes)}"
         else:
@@ -259,6 +260,17 @@ def _main(program: loop_ir.Program, kernels: dict[Kernel, str]) -> Iterator[str]
 def _buffers(program: loop_ir.Program) -> Iterator[loop_ir.Buffer]:
     yield from (*program.inputs, *program.outputs, *program.temps)
     yield from (b for b, _ in program.consts)
+
+
+def _arguments(step: loop_ir.KernelCall) -> Iterator[tuple[str, loop_ir.Param]]:
+    return zip(step.buffers, step.kernel.params, strict=True)
+
+
+def _actual(name: str, shape: tuple[int, ...], formal: tuple[int, ...]) -> str:
+    """A buffer as a kernel sees it: often flat."""
+    if shape == formal:
+        return name
+    return f"{name}.reshape({'-1' if len(formal) == 1 else formal})"
 
 
 def _check(check: loop_ir.Check) -> str:

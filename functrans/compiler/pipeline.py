@@ -1,21 +1,27 @@
 """The compiler, in order: what happens to a jaxpr until it is machine code.
 
-    simplify        inline calls, algebra, common subexpressions, dead code   (jaxpr -> jaxpr)
-    build_program   expressions into nests, products, host steps              (jaxpr -> loop program)
-    arena.plan      a place in the arena for every temporary                  (inside build_program)
-    compile_program LLVM text, optimized by LLVM                              (loop program -> code)
+    simplify        inline calls, algebra, common subexpressions, dead code  (jaxpr -> jaxpr)
+    to_nodes        each equation by its rule: what one element is           (jaxpr -> nodes)
+    fuse            which nodes share loops, which are stored                (nodes -> groups)
+    assemble        kernels, matrix products and host steps over buffers     (groups -> loop program)
+    plan_memory     a place in one arena for every temporary                 (loop program -> same)
+    compile_program LLVM text, optimized by LLVM                             (loop program -> code)
 
 Each stage can be printed: see `functrans.jit.Lowered`.
 """
 
 from __future__ import annotations
 
-from functrans import loop_ir
 from functrans.checking import check_jaxpr
-from functrans.compiler.steps import build_program
+from functrans.compiler.assembly import assemble, bind_outputs, reachable
+from functrans.compiler.fusion import fuse
+from functrans.compiler.lowering import to_nodes
+from functrans.compiler.lowering_rules import RULES
+from functrans.compiler.memory import plan_memory
 from functrans.compiler.simplify import simplify
 from functrans.config import switches
 from functrans.ir import ClosedJaxpr
+from functrans.loop_ir import Program
 from functrans.printing_loops import program_to_python
 from functrans.runtime.executable import Executable, compile_program
 
@@ -24,17 +30,20 @@ __all__ = ["compile_closed_jaxpr", "lower_to_program", "program_to_python", "sim
 
 def lower_to_program(
     closed: ClosedJaxpr, name: str = "main", *, host_steps: str = "allow"
-) -> loop_ir.Program:
+) -> Program:
     """The loop program of a jaxpr. `host_steps="error"` refuses what has no native form."""
     simplified = simplify(closed)
     if switches.check_ir:
         check_jaxpr(simplified, "simplify")
-    return build_program(simplified, name, host_steps=host_steps)
+    lowered = to_nodes(simplified, RULES, host_steps)
+    owners, copies = bind_outputs(lowered)
+    program = reachable(lowered, [*owners, *(node for _, node in copies)])
+    groups = fuse(program)
+    return plan_memory(assemble(lowered, groups, owners, copies, name))
 
 
 def compile_closed_jaxpr(
     closed: ClosedJaxpr, *, name: str = "main", host_steps: str = "allow"
 ) -> Executable:
     """Machine code for a jaxpr: call it with one value per input."""
-    program = lower_to_program(closed, name, host_steps=host_steps)
-    return compile_program(program)
+    return compile_program(lower_to_program(closed, name, host_steps=host_steps))

@@ -1,0 +1,312 @@
+"""From a jaxpr to nodes: each equation by its rule, calls inlined, the rest as host steps.
+
+`NodeBuilder` is what rules are written with, those of third parties too:
+
+    def lower(self, builder, x, y, *, scale):
+        return builder.elementwise("mul", builder.elementwise("add", x, y), builder.number(scale, x))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from functrans.compiler import nodes
+from functrans.compiler.affine import ZERO, IndexMap, Shape, flat, strides_of
+from functrans.compiler.nodes import Node, symbolic_index
+from functrans.ir import ClosedJaxpr, JaxprEqn, Literal, Var
+from functrans.source_info import Source
+
+_BOOL = np.dtype(bool)
+_TO_BOOL = frozenset("eq ne lt le gt ge is_finite isnan isinf signbit".split())
+_TO_REAL = frozenset(("real", "imag", "abs"))
+_ORDERED = frozenset("max min lt le gt ge sign".split())
+
+
+class NotNative(Exception):  # noqa: N818
+    """Raised by a rule for operands that it has no native form for; never leaves this package."""
+
+
+class HostStepError(TypeError):
+    """`jit(..., host_steps="error")` met an operation that would run in Python."""
+
+
+class NodeBuilder:
+    """Makes nodes; `nodes` has them in the order of the program, operands first."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.source: Source | None = None
+
+    def add(self, node: Node) -> Any:
+        """Enter a node into the program."""
+        node.order = len(self.nodes)
+        self.nodes.append(node)
+        return node
+
+    def number(self, value: Any, like: Node) -> Node:
+        """A literal in the dtype of `like`."""
+        return self.add(nodes.Number((), like.dtype, like.dtype.type(value)))
+
+    def elementwise(self, op: str, *operands: Node) -> Node:
+        """`op` (a word of the scalar vocabulary) of operands of one shape, or of shape ()."""
+        dtype = operands[1].dtype if op == "select" else operands[0].dtype
+        if dtype.kind == "c" and op in _ORDERED:
+            raise NotNative(f"{op} of complex numbers")
+        if op in _TO_BOOL:
+            dtype = _BOOL
+        elif op in _TO_REAL and dtype.kind == "c":
+            dtype = np.dtype(f"f{dtype.itemsize // 2}")
+        elif op == "complex":
+            dtype = np.dtype(f"c{dtype.itemsize * 2}")
+        shape = next((x.shape for x in operands if x.shape), ())
+        return self.add(nodes.Pointwise(shape, dtype, op, operands))
+
+    def convert(self, x: Node, dtype: np.dtype) -> Node:
+        """`x` in another dtype."""
+        if x.dtype == dtype:
+            return x
+        return self.add(nodes.Pointwise(x.shape, dtype, "convert", (x,)))
+
+    def copy(self, x: Node) -> Node:
+        """A node that, stored, holds the elements of `x` in order."""
+        return self.add(nodes.Pointwise(x.shape, x.dtype, "copy", (x,)))
+
+    def view(self, x: Node, shape: Shape, index_map: IndexMap) -> Node:
+        """The elements of `x` at mapped indices: costs nothing."""
+        return self.add(nodes.View(shape, x.dtype, x, index_map))
+
+    def reduce(self, op: str, x: Node, axes: Shape) -> Node:
+        """`x` combined over `axes` by add, mul, max, min, and, or."""
+        if op in ("max", "min"):
+            self.refuse_complex_order(x)
+        if x.dtype == _BOOL:
+            op = {"add": "or", "mul": "and", "max": "or", "min": "and"}.get(op, op)
+        if not axes:
+            return x
+        shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
+        return self.add(nodes.Reduce(shape, x.dtype, op, x, axes))
+
+    def is_memory(self, x: Node) -> bool:
+        """Whether `x`, behind views, is read from memory wherever it is used."""
+        base = nodes.base_of(x)
+        return isinstance(base, nodes.Leaf | nodes.Alias) or base.needed_whole
+
+    def stored(self, x: Node) -> Node:
+        """`x`, or a copy of it, whose base is in memory when it is read."""
+        base = nodes.base_of(x)
+        if isinstance(base, nodes.Number | nodes.Iota):
+            x = base = self.copy(x)
+        if not isinstance(base, nodes.Leaf | nodes.Alias):
+            base.needed_whole = True
+        return x
+
+    def refuse_complex_order(self, x: Node) -> None:
+        """Complex numbers are ordered by NumPy alone."""
+        if x.dtype.kind == "c":
+            raise NotNative("the order of complex numbers")
+
+
+def dot_strides(x: Node) -> list[int]:
+    """The distance in memory, in elements, of neighbours along each axis of a stored node."""
+    base, index = nodes.resolve(x, symbolic_index(x.shape))
+    terms = dict(flat(index, base.shape).terms)
+    return [terms.get(f"d{i}", 0) for i in range(len(x.shape))]
+
+
+def memory_offset(x: Node) -> int:
+    """Where the first element of a stored node is in its memory."""
+    base, index = nodes.resolve(x, (ZERO,) * len(x.shape))
+    return flat(index, base.shape).offset
+
+
+def merged_stride(axes: Sequence[tuple[int, int]]) -> int | None:
+    """The stride of axes, given as (extent, stride), taken as one; None if they have none."""
+    merged: tuple[int, int] | None = None
+    for n, stride in axes:
+        if n == 1:
+            continue
+        if merged is not None and merged[1] != n * stride:
+            return None
+        merged = (n, stride)
+    return merged[1] if merged else 0
+
+
+# ---------------------------------------------------------------------------- equations
+
+
+class Lowered:
+    """A program as nodes: arguments, constants with their arrays, and results."""
+
+    def __init__(self) -> None:
+        self.builder = NodeBuilder()
+        self.inputs: list[nodes.Leaf] = []
+        self.consts: list[tuple[nodes.Leaf, np.ndarray]] = []
+        self.outputs: list[Node] = []
+
+
+def to_nodes(
+    closed: ClosedJaxpr, rules: dict[str, Callable[..., Any]], host_steps: str = "allow"
+) -> Lowered:
+    """Lower every equation of a program."""
+    lowered = Lowered()
+    env: dict[Var, Node] = {}
+    b = lowered.builder
+    for i, var in enumerate(closed.jaxpr.invars):
+        env[var] = leaf = b.add(nodes.Leaf(var.aval.shape, var.aval.dtype, f"in{i}"))
+        lowered.inputs.append(leaf)
+    _bind_consts(closed, env, lowered)
+    for eqn, scope in _flat_equations(closed, env, lowered):
+        operands = [_node(b, scope, x) for x in eqn.invars]
+        b.source = eqn.source
+        results = _lower_equation(b, eqn, operands, rules, host_steps)
+        for var, node in zip(eqn.outvars, results, strict=True):
+            scope[var] = node
+    lowered.outputs = [_node(b, env, x) for x in closed.jaxpr.outvars]
+    return lowered
+
+
+def _bind_consts(closed: ClosedJaxpr, env: dict[Var, Node], lowered: Lowered) -> None:
+    b = lowered.builder
+    for var, value in zip(closed.jaxpr.constvars, closed.consts, strict=True):
+        if isinstance(value, np.ndarray):
+            leaf = b.add(nodes.Leaf(var.aval.shape, var.aval.dtype, f"const{len(lowered.consts)}"))
+            lowered.consts.append((leaf, value))
+            env[var] = leaf
+        else:
+            env[var] = b.add(nodes.Number((), var.aval.dtype, var.aval.dtype.type(value)))
+
+
+def _flat_equations(
+    closed: ClosedJaxpr, env: dict[Var, Node], lowered: Lowered
+) -> Iterator[tuple[JaxprEqn, dict[Var, Node]]]:
+    """The equations in order, those of called programs in place, with their environments."""
+    stack = [(iter(closed.eqns), env, None)]
+    while stack:
+        eqns, scope, call = stack[-1]
+        eqn = next(eqns, None)
+        if eqn is None:
+            stack.pop()
+            if call is not None:
+                outer = stack[-1][1]
+                inner = call.params["jaxpr"].jaxpr
+                for var, atom in zip(call.outvars, inner.outvars, strict=True):
+                    outer[var] = _node(lowered.builder, scope, atom)
+        elif eqn.primitive.name == "jit":
+            called: ClosedJaxpr = eqn.params["jaxpr"]
+            operands = [_node(lowered.builder, scope, x) for x in eqn.invars]
+            inner_scope = dict(zip(called.jaxpr.invars, operands, strict=True))
+            _bind_consts(called, inner_scope, lowered)
+            stack.append((iter(called.eqns), inner_scope, eqn))
+        else:
+            yield eqn, scope
+
+
+def _node(b: NodeBuilder, scope: dict[Var, Node], atom: Var | Literal) -> Node:
+    if isinstance(atom, Var):
+        return scope[atom]
+    dtype = atom.aval.dtype
+    number = b.add(nodes.Number((), dtype, dtype.type(atom.val)))
+    if not atom.aval.shape:
+        return number
+    return b.view(number, atom.aval.shape, lambda index: ())
+
+
+def _lower_equation(
+    b: NodeBuilder,
+    eqn: JaxprEqn,
+    operands: list[Node],
+    rules: dict[str, Callable[..., Any]],
+    host_steps: str,
+) -> list[Node]:
+    primitive = eqn.primitive
+    lower = primitive.lower
+    rule = rules.get(primitive.name) if lower is None else None
+    word = getattr(primitive, "scalar", None)
+    count = len(b.nodes)
+    try:
+        if _has_half(eqn) and rule is None:
+            raise NotNative("float16 arithmetic")
+        if lower is not None:
+            result = lower(b, *operands, **eqn.params)
+        elif rule is not None:
+            if _has_half(eqn) and primitive.name not in _HALF_IS_FINE:
+                raise NotNative("float16 arithmetic")
+            result = rule(b, *operands, **eqn.params)
+        elif word:
+            result = b.elementwise(word, *operands)
+        else:
+            raise NotNative(f"{primitive.name}")
+    except NotNative as reason:
+        del b.nodes[count:]
+        if host_steps == "error":
+            raise _refused(eqn, reason) from None
+        return _host_step(b, eqn, operands)
+    return list(result) if primitive.multiple_results else [result]
+
+
+_HALF_IS_FINE = frozenset(
+    "broadcast_in_dim reshape permute slice rev concatenate copy stop_gradient".split()
+)
+
+
+def _has_half(eqn: JaxprEqn) -> bool:
+    return any(x.aval.dtype.char == "e" for x in (*eqn.invars, *eqn.outvars))
+
+
+def _refused(eqn: JaxprEqn, reason: NotNative) -> HostStepError:
+    where = f" at {eqn.source}" if eqn.source is not None else ""
+    detail = "" if str(reason) == eqn.primitive.name else f" ({reason})"
+    return HostStepError(
+        f"{eqn.primitive.name}{detail}{where} has no native form and would run in Python, which "
+        'jit(..., host_steps="error") refuses.\n  Leave host_steps at "allow", or express it with '
+        "other operations."
+    )
+
+
+def _host_step(b: NodeBuilder, eqn: JaxprEqn, operands: list[Node]) -> list[Node]:
+    primitive, params = eqn.primitive, eqn.params
+    shown = " ".join(f"{k}={v}" for k, v in params.items() if not isinstance(v, ClosedJaxpr))
+    avals = [x.aval for x in eqn.invars]
+    out_avals = [v.aval for v in eqn.outvars]
+
+    def function(*arrays: np.ndarray) -> list[np.ndarray]:
+        args = [
+            x.reshape(a.shape) if a.shape else x.reshape(())[()]
+            for x, a in zip(arrays, avals, strict=True)
+        ]
+        results = primitive.impl(*args, **params)
+        if not primitive.multiple_results:
+            results = [results]
+        return [np.asarray(r, a.dtype) for r, a in zip(results, out_avals, strict=True)]
+
+    # A host step takes whole arrays in their own order: views of memory are copied out first.
+    whole = []
+    for x in operands:
+        base = nodes.base_of(x)
+        if base is not x or isinstance(x, nodes.Number):
+            x = b.copy(x)
+        whole.append(b.stored(x))
+    step = b.add(
+        nodes.Host((), _BOOL, f"host {primitive.name} {shown}".rstrip(), function, tuple(whole))
+    )
+    for aval in out_avals:
+        result = b.add(nodes.HostResult(aval.shape, aval.dtype, step))
+        result.needed_whole = True
+        step.results.append(result)
+    return list(step.results)
+
+
+__all__ = [
+    "HostStepError",
+    "Lowered",
+    "NodeBuilder",
+    "NotNative",
+    "dot_strides",
+    "memory_offset",
+    "merged_stride",
+    "strides_of",
+    "to_nodes",
+]
