@@ -27,7 +27,7 @@ from functrans.arguments import (
 )
 from functrans.checking import check_jaxpr
 from functrans.config import switches
-from functrans.core import Tracer, Zero, current, current_trace, get_aval, instantiate, is_weak
+from functrans.core import Tracer, Zero, current, current_trace, eval_trace, get_aval, instantiate, is_weak
 from functrans.interpreters.jvp import jvp_flat
 from functrans.interpreters.linearize import LinearTrace, Tape, linearize_flat
 from functrans.interpreters.staging import (
@@ -247,7 +247,12 @@ def value_and_grad(
                 return [out, *aux_leaves]
             return [out]
 
-        outs, tape = linearize_flat(_checked_scalar(flat, what, holomorphic), chosen.leaves, chosen.weak)
+        outs, tape = linearize_flat(
+            _checked_scalar(flat, what, holomorphic),
+            chosen.leaves,
+            chosen.weak,
+            keep_sources=current_trace() is not eval_trace,
+        )
         tape.outs = tape.outs[:1]
         ct = np.ones((), get_aval(outs[0]).dtype)[()]
         cts = transpose_tape(tape, [ct])

@@ -27,7 +27,6 @@ from functrans.core import (
     eval_trace,
     get_aval,
     instantiate,
-    leaked,
     swap_trace,
 )
 from functrans.interpreters.jvp import JVPTrace, JVPTracer
@@ -53,9 +52,10 @@ class LinearTracer(Tracer):
 class LinearTrace(Trace):
     """Records operations on its tracers; everything else happens in `parent`."""
 
-    def __init__(self, parent: Trace):
+    def __init__(self, parent: Trace, *, keep_sources: bool = True):
         self.parent = parent
         self.eqns: list[JaxprEqn] = []
+        self.keep_sources = keep_sources
 
     def input(self, aval: ShapedArray) -> LinearTracer:
         """A tracer for a new unknown."""
@@ -66,11 +66,21 @@ class LinearTrace(Trace):
         return type(x) is LinearTracer and x._trace is self
 
     def process(self, primitive: Primitive, args: Sequence[Any], params: dict[str, Any]) -> Any:
+        plain = True
         for x in args:
-            if type(x) is LinearTracer and x._trace is self:
-                break
+            if isinstance(x, Tracer):
+                if type(x) is LinearTracer and x._trace is self:
+                    break
+                plain = False
         else:
-            return self._process_known(primitive, args, params)
+            if plain and self.parent is eval_trace:
+                # The common case of eager reverse mode, with nothing in between.
+                return primitive.impl(*args, **params)
+            before = swap_trace(self.parent)
+            try:
+                return primitive(*args, **params)
+            finally:
+                swap_trace(before)
         if primitive.partial_eval is not None:
             return primitive.partial_eval(self, args, params)
         atoms = [self.atom(x) for x in args]
@@ -78,20 +88,6 @@ class LinearTrace(Trace):
         if primitive.multiple_results:
             return self.record(primitive, atoms, params, aval)
         return self.record(primitive, atoms, params, [aval])[0]
-
-    def _process_known(self, primitive: Primitive, args: Any, params: dict[str, Any]) -> Any:
-        parent = self.parent
-        if parent is eval_trace:
-            # The common case of eager reverse mode, spelled out: one call less per operation.
-            for x in args:
-                if isinstance(x, Tracer):
-                    raise leaked(x)
-            return primitive.impl(*args, **params)
-        before = swap_trace(parent)
-        try:
-            return primitive(*args, **params)
-        finally:
-            swap_trace(before)
 
     def atom(self, x: Any) -> Atom:
         """A variable for a tracer of this trace; a literal, whatever its shape, for known values."""
@@ -104,7 +100,8 @@ class LinearTrace(Trace):
     ) -> list[LinearTracer]:
         """Append an equation; returns the tracers of its results."""
         outvars = [Var(aval) for aval in avals]
-        self.eqns.append(JaxprEqn(atoms, outvars, primitive, params, eqn_source()))
+        source = eqn_source() if self.keep_sources else None
+        self.eqns.append(JaxprEqn(atoms, outvars, primitive, params, source))
         return [LinearTracer(self, v) for v in outvars]
 
 
@@ -174,10 +171,17 @@ class Tape:
 
 
 def linearize_flat(
-    f: Callable[..., Sequence[Any]], primals: Sequence[Any], weak: Sequence[bool] | None = None
+    f: Callable[..., Sequence[Any]],
+    primals: Sequence[Any],
+    weak: Sequence[bool] | None = None,
+    *,
+    keep_sources: bool = True,
 ) -> tuple[list[Any], Tape]:
-    """Values of `f`, a function of flat arguments, at `primals`, and the tape of its tangents."""
-    linear = LinearTrace(current_trace())
+    """Values of `f`, a function of flat arguments, at `primals`, and the tape of its tangents.
+
+    Sources are for tapes that are printed or traced again; finding them costs a few us an equation.
+    """
+    linear = LinearTrace(current_trace(), keep_sources=keep_sources)
     trace = JVPTrace(linear)
     weak = weak or [False] * len(primals)
     with watching_leaks(trace, linear), current(trace):

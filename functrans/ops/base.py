@@ -150,9 +150,6 @@ class Elementwise(Primitive):
             return self(*args, **params), dims[0]  # type: ignore[return-value]
         return self(*align(size, args, dims), **params), 0
 
-    def __call__(self, *args: Any, **params: Any) -> Any:
-        return super().__call__(*args, **params)
-
 
 def align(size: int, args: Sequence[Any], dims: Sequence[int | None]) -> list[Any]:
     """Bring batched elementwise operands to one shape with the batch axis in front.
