@@ -47,11 +47,20 @@ class Affine:
     offset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Const:
-    """A literal scalar operand."""
+    """A literal scalar operand. Equal means the same dtype and bits: 0.0 and -0.0 differ."""
 
     value: np.generic
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Const):
+            return NotImplemented
+        a, b = self.value, other.value
+        return a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+    def __hash__(self) -> int:
+        return hash((self.value.dtype, self.value.tobytes()))
 
 
 Operand = str | Const

@@ -75,7 +75,7 @@ class Assembly:
         self.steps: list[Step] = []
         self.temps: list[Buffer] = []
         self._names = {node: f"out{i}" for node, i in owners.items()}
-        self._kernels: dict[str, Kernel] = {}
+        self._kernels: dict[Kernel, Kernel] = {}
         self._outputs = [Buffer(f"out{i}", x.shape, x.dtype) for i, x in enumerate(lowered.outputs)]
 
     def storage(self, node: Node) -> str:
@@ -115,8 +115,7 @@ class Assembly:
         if not builder.sizes:
             return
         kernel, buffers, checks = kernel_form.finish(builder)
-        # Text tells kernels apart that `==` does not: those with 0.0 and with -0.0.
-        kernel = self._kernels.setdefault(repr(kernel), kernel)
+        kernel = self._kernels.setdefault(kernel, kernel)
         actual = tuple(self.storage(written[b]) if b in written else b for b in buffers)
         codes = tuple(range(len(self.checks), len(self.checks) + len(checks)))
         self.checks.extend(checks)

@@ -3,7 +3,8 @@
 `NodeBuilder` is what rules are written with, those of third parties too:
 
     def lower(self, builder, x, y, *, scale):
-        return builder.elementwise("mul", builder.elementwise("add", x, y), builder.number(scale, x))
+        total = builder.elementwise("add", x, y)
+        return builder.elementwise("mul", total, builder.number(scale, total))
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _TO_REAL = frozenset(("real", "imag", "abs"))
 _ORDERED = frozenset("max min lt le gt ge sign".split())
 
 
-class NotNative(Exception):  # noqa: N818
+class NotNative(Exception):
     """Raised by a rule for operands that it has no native form for; never leaves this package."""
 
 
