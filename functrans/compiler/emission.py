@@ -6,20 +6,19 @@ it wrote (check, offending index) to the status words. `drivers` has what calls 
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from functrans import loop_ir as ir
-from functrans.compiler import scalar_math
-from functrans.compiler.scalar_math import literal, llvm_type
+from functrans.compiler import complex_math, scalar_math
+from functrans.compiler.scalar_types import literal, llvm_type, memory_type, part_dtype
 
-_REDUCE_FLAGS = "reassoc nsz "  # only accumulators may be reordered; see loop_ir.Update
-
-
-def memory_type(dtype: np.dtype) -> str:
-    """The type of an element in memory: booleans take a byte."""
-    return "i8" if dtype.kind == "b" else llvm_type(dtype)
+# Only accumulators may be reordered, and a product may go into one unrounded; see loop_ir.Update.
+# Neither nnan nor ninf: reductions see infinities and NaNs.
+_REDUCE_FLAGS = "reassoc nsz contract"
 
 
 class Module:
@@ -91,9 +90,10 @@ class _KernelText(FunctionBody):
         self.variables: dict[str, str] = {}  # loop variable -> LLVM operand
         self.accumulators: dict[str, str] = {}  # accumulator -> its stack slot
         self.checks = {code: i for i, code in enumerate(kernel.checks)}
+        self.products = _products_of_sums(kernel.body)
 
     def text(self) -> str:
-        pointers = [f"ptr noalias align 1 %{p.name}" for p in self.kernel.params]
+        pointers = [f"ptr noalias {_extent(p)} %{p.name}" for p in self.kernel.params]
         checks = [f"i64 %check{i}" for i in range(len(self.kernel.checks))]
         status = ["ptr %status"] if checks else []
         for acc in (s for s in ir.walk(self.kernel.body) if isinstance(s, ir.Init)):
@@ -175,16 +175,27 @@ class _KernelText(FunctionBody):
         if s.guard is None:
             self.define(s.name, self._read(pointer, s.dtype), s.dtype)
             return
-        # The first element stands in for a place outside: buffers here are never empty.
+        if 0 in self.params[s.buffer].shape:
+            self.define(s.name, self.other(s), s.dtype)
+            return
+        # The first element stands in for a place outside.
         guard = self.values[s.guard]
         pointer = self.emit(f"select i1 {guard}, ptr {pointer}, ptr %{s.buffer}")
-        value, t = self._read(pointer, s.dtype), llvm_type(s.dtype)
-        other = literal(s.other.value, s.dtype) if s.other else literal(0, s.dtype)
-        self.define(s.name, self.emit(f"select i1 {guard}, {t} {value}, {t} {other}"), s.dtype)
+        choice = [guard, self._read(pointer, s.dtype), self.other(s)]
+        dtypes = [np.dtype(bool), s.dtype, s.dtype]
+        value = scalar_math.lower_scalar(self, "select", choice, dtypes, s.dtype)
+        self.define(s.name, value, s.dtype)
+
+    def other(self, s: ir.Load) -> str:
+        return literal(s.other.value if s.other else s.dtype.type(0), s.dtype)
 
     def _let(self, s: ir.Let) -> None:
         in_dtypes = [self.dtype_of(a) for a in s.args]
         args = [self.operand(a, d) for a, d in zip(s.args, in_dtypes, strict=True)]
+        if s.name in self.products and s.dtype.kind == "f" and s.dtype.itemsize > 2:
+            product = f"fmul contract {llvm_type(s.dtype)} {args[0]}, {args[1]}"
+            self.define(s.name, self.emit(product), s.dtype)
+            return
         self.define(s.name, scalar_math.lower_scalar(self, s.op, args, in_dtypes, s.dtype), s.dtype)
 
     def _indexvalue(self, s: ir.IndexValue) -> None:
@@ -206,12 +217,21 @@ class _KernelText(FunctionBody):
 
     def _combined(self, op: str, before: str, value: ir.Operand, dtype: np.dtype) -> str:
         new = self.operand(value, dtype)
-        if dtype.kind == "f" and op in ("add", "mul"):
-            return self.emit(f"f{op} {_REDUCE_FLAGS}{llvm_type(dtype)} {before}, {new}")
-        if dtype.kind == "f":
-            # NaN wins and the loop still vectorizes: llvm.maximum is a recurrence LLVM knows.
+        if dtype.kind == "c" and op == "add":
+            pairs = zip(
+                complex_math.parts(self, before, dtype),
+                complex_math.parts(self, new, dtype),
+                strict=True,
+            )
+            t = llvm_type(part_dtype(dtype))
+            sums = [self.emit(f"fadd {_REDUCE_FLAGS} {t} {x}, {y}") for x, y in pairs]
+            return complex_math.pack(self, sums[0], sums[1], dtype)
+        if dtype.kind == "f" and dtype.itemsize > 2:
             t, bits = llvm_type(dtype), 8 * dtype.itemsize
-            return self.emit(f"call {t} @llvm.{op}imum.f{bits}({t} {before}, {t} {new})")
+            if op in ("add", "mul"):
+                return self.emit(f"f{op} {_REDUCE_FLAGS} {t} {before}, {new}")
+            # NaN wins and the loop still vectorizes: llvm.maximum is a recurrence LLVM knows.
+            return self.emit(f"call nsz {t} @llvm.{op}imum.f{bits}({t} {before}, {t} {new})")
         return scalar_math.lower_scalar(self, op, [before, new], [dtype, dtype], dtype)
 
     def _init(self, s: ir.Init) -> None:
@@ -242,7 +262,7 @@ class _KernelText(FunctionBody):
 
     def _checkindex(self, s: ir.CheckIndex) -> None:
         wide = self._index_operand(s.value)
-        signed = s.dtype.kind == "i"
+        signed = self.dtypes[s.value].kind == "i"
         wrapped = wide
         if signed:
             negative = self.emit(f"icmp slt i64 {wide}, 0")
@@ -258,10 +278,16 @@ class _KernelText(FunctionBody):
         self.do(f"store i64 {wide}, ptr {second}")
         self.do("ret i32 1")
         self.start(fine)
-        self.define(s.name, wrapped, np.dtype(np.int64))
+        i64 = np.dtype(np.int64)
+        wrapped = scalar_math.lower_scalar(self, "convert", [wrapped], [i64], s.dtype)
+        self.define(s.name, wrapped, s.dtype)
 
     def _loop(self, s: ir.Loop) -> None:
         if s.extent == 0:
+            return
+        if s.extent == 1:
+            self.variables[s.var] = "0"
+            self.body(s.body)
             return
         head, done = self.fresh_label("loop"), self.fresh_label("done")
         before = self.label
@@ -277,3 +303,27 @@ class _KernelText(FunctionBody):
         self.lines[at] = f"  {variable} = phi i64 [ 0, %{before} ], [ {following}, %{self.label} ]"
         self.do(f"br i1 {more}, label %{head}, label %{done}")
         self.start(done)
+
+
+def _extent(param: ir.Param) -> str:
+    """What LLVM may assume of a pointer: it may read all of the buffer, wherever that helps."""
+    nbytes = math.prod(param.shape) * param.dtype.itemsize
+    part = part_dtype(param.dtype) if param.dtype.kind == "c" else param.dtype
+    readable = f" dereferenceable({nbytes})" if nbytes else ""
+    return f"align {part.itemsize}{readable}"
+
+
+def _products_of_sums(body: tuple[ir.Stmt, ...]) -> set[str]:
+    """Products whose only use is to be added to an accumulator."""
+    uses: Counter[str] = Counter()
+    products, added = set(), set()
+    for s in ir.walk(body):
+        operands = s.args if isinstance(s, ir.Let) else ()
+        if isinstance(s, ir.Store | ir.StoreReduce | ir.Update | ir.ArgUpdate):
+            operands = (s.value,)
+        uses.update(x for x in operands if isinstance(x, str))
+        if isinstance(s, ir.Let) and s.op == "mul":
+            products.add(s.name)
+        if isinstance(s, ir.Update) and s.op == "add" and isinstance(s.value, str):
+            added.add(s.value)
+    return {name for name in products & added if uses[name] == 1}

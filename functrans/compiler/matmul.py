@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from functrans import loop_ir as ir
-from functrans.compiler.scalar_math import literal, llvm_type
+from functrans.compiler.scalar_types import literal, llvm_type
 from functrans.runtime import blas
 
 INLINE_WORK = 40_000  # m * n * k up to which a call of BLAS costs more than loops (measured: 34^3)
@@ -23,8 +21,7 @@ _GEMM = {"f4": "s", "f8": "d"}
 
 def emit(body: Any, step: ir.MatMul, pointers: dict[str, str]) -> None:
     """Append the product to a driver."""
-    batch, m, n, k = step.sizes
-    if 0 in (batch, m, n):
+    if 0 in step.sizes[:3]:
         return
     name = _function(body, step)
     args = ", ".join(f"ptr {pointers[p]}" for p in (step.lhs, step.rhs, step.out))
@@ -33,7 +30,13 @@ def emit(body: Any, step: ir.MatMul, pointers: dict[str, str]) -> None:
 
 def _function(body: Any, step: ir.MatMul) -> str:
     _, m, n, k = step.sizes
-    parts = [step.dtype.str[1:], *step.sizes, *step.lhs_strides, *step.rhs_strides, *step.out_strides]
+    parts = [
+        step.dtype.str[1:],
+        *step.sizes,
+        *step.lhs_strides,
+        *step.rhs_strides,
+        *step.out_strides,
+    ]
     name = "matmul_" + "_".join(map(str, parts)).replace("-", "n")
     gemm = _gemm_layout(step)
     if step.dtype.kind == "f" and m * n * k > INLINE_WORK and gemm is not None:
@@ -77,15 +80,15 @@ def _blas_text(body: Any, step: ir.MatMul, name: str, layout: Any) -> str:
     batch, m, n, k = step.sizes
     t, i = llvm_type(step.dtype), f"i{blas.integer_bits()}"
     symbol = blas.gemm_symbol(_GEMM[step.dtype.str[1:]])
-    body.need(
-        f"declare void @{symbol}(i32, i32, i32, {i}, {i}, {i}, {t}, ptr, {i}, ptr, {i}, {t}, ptr, {i})"
-    )
+    types = f"i32, i32, i32, {i}, {i}, {i}, {t}, ptr, {i}, ptr, {i}, {t}, ptr, {i}"
+    body.need(f"declare void @{symbol}({types})")
     one, zero = literal(1, step.dtype), literal(0, step.dtype)
     call = (
         f"call void @{symbol}(i32 101, i32 {ta}, i32 {tb}, {i} {m}, {i} {n}, {i} {k}, {t} {one}, "
         f"ptr %pa, {i} {lda}, ptr %pb, {i} {ldb}, {t} {zero}, ptr %pc, {i} {ldc})"
     )
-    return f"""define internal void @{name}(ptr noalias %a, ptr noalias %b, ptr noalias %c) noinline {{
+    params = "ptr noalias %a, ptr noalias %b, ptr noalias %c"
+    return f"""define internal void @{name}({params}) noinline {{
 entry:
   br label %loop
 loop:
@@ -124,7 +127,9 @@ class _Text:
     def do(self, text: str) -> None:
         self.lines.append(f"  {text}")
 
-    def loop(self, extent: int, run: Any, carried: list[tuple[str, str]] | None = None) -> list[str]:
+    def loop(
+        self, extent: int, run: Any, carried: list[tuple[str, str]] | None = None
+    ) -> list[str]:
         """`for i in range(extent): carried = run(i, carried)`; returns the final carried values."""
         self.count += 1
         head, done, before = f"loop{self.count}", f"done{self.count}", self.label
@@ -154,7 +159,11 @@ class _Text:
                 continue
             term = index if stride == 1 else self.emit(f"mul nsw i64 {index}, {stride}")
             offset = term if offset == "0" else self.emit(f"add nsw i64 {offset}, {term}")
-        return base if offset == "0" else self.emit(f"getelementptr inbounds {t}, ptr {base}, i64 {offset}")
+        return (
+            base
+            if offset == "0"
+            else self.emit(f"getelementptr inbounds {t}, ptr {base}, i64 {offset}")
+        )
 
     def function(self, name: str) -> str:
         head = (
@@ -184,7 +193,9 @@ def _loop_text(step: ir.MatMul, name: str) -> str:
         so = step.out_strides
         f.do(f"store {t} {total}, ptr {f.at(t, '%c', (b, so[0]), (i, so[1]), (j, so[2]))}")
 
-    f.loop(batch, lambda b, _: f.loop(m, lambda i, _: f.loop(n, lambda j, _: column(b, i, j))) and None)
+    f.loop(
+        batch, lambda b, _: f.loop(m, lambda i, _: f.loop(n, lambda j, _: column(b, i, j))) and None
+    )
     return f.function(name)
 
 
@@ -217,7 +228,9 @@ def _blocked_text(step: ir.MatMul, name: str) -> str:
         for group in groups:
             whole, rest = divmod(m, ROWS)
             if whole:
-                f.loop(whole, lambda i, _, g=group: _tile(f, step, t, (b, i, ROWS, 0), base, rows, g))
+                f.loop(
+                    whole, lambda i, _, g=group: _tile(f, step, t, (b, i, ROWS, 0), base, rows, g)
+                )
             if rest:
                 _tile(f, step, t, (b, "0", rest, whole * ROWS), base, rows, group)
 
@@ -242,14 +255,26 @@ def _pack(f: _Text, step: ir.MatMul, t: str, b: str, pack: str) -> None:
 
 
 def _tile(
-    f: _Text, step: ir.MatMul, t: str, tile: tuple[str, str, int, int], base: str, rows: int, group: Any
+    f: _Text,
+    step: ir.MatMul,
+    t: str,
+    tile: tuple[str, str, int, int],
+    base: str,
+    rows: int,
+    group: Any,
 ) -> None:
     """`count` rows by the columns of `group`, accumulated in registers over k."""
     b, i, count, first = tile
     sa, so, k = step.lhs_strides, step.out_strides, step.sizes[3]
     vectors = [f"<{w} x {t}>" for _, w in group]
-    lhs = [f.at(t, f.at(t, "%a", (b, sa[0]), (i, ROWS * sa[1])), (str(first + r), sa[1])) for r in range(count)]
-    out = [f.at(t, f.at(t, "%c", (b, so[0]), (i, ROWS * so[1])), (str(first + r), so[1])) for r in range(count)]
+    lhs = [
+        f.at(t, f.at(t, "%a", (b, sa[0]), (i, ROWS * sa[1])), (str(first + r), sa[1]))
+        for r in range(count)
+    ]
+    out = [
+        f.at(t, f.at(t, "%c", (b, so[0]), (i, ROWS * so[1])), (str(first + r), so[1]))
+        for r in range(count)
+    ]
     zeros = [(v, "zeroinitializer") for _ in range(count) for v in vectors]
 
     def step_k(p: str, acc: list[str]) -> list[str]:
@@ -276,4 +301,5 @@ def _tile(
     for r in range(count):
         for j, (v, (s, _)) in enumerate(zip(vectors, group, strict=True)):
             place = f.at(t, out[r], (str(s), 1))
-            f.do(f"store {v} {totals[r * len(group) + j]}, ptr {place}, align {np.dtype(step.dtype).itemsize}")
+            total = totals[r * len(group) + j]
+            f.do(f"store {v} {total}, ptr {place}, align {step.dtype.itemsize}")

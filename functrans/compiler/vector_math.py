@@ -9,14 +9,10 @@ polynomials are Taylor series where the reduced interval is short enough, else t
 from __future__ import annotations
 
 import math
-import struct
 
 import numpy as np
 
-
-def constant(value: float) -> str:
-    """A float or double literal of LLVM: the bits of the double in hexadecimal."""
-    return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+from functrans.compiler.scalar_types import float_literal
 
 
 def single(value: float) -> float:
@@ -42,7 +38,7 @@ class _Body:
         return name
 
     def num(self, value: float) -> str:
-        return constant(value if self.bits == 64 else single(value))
+        return float_literal(value if self.bits == 64 else single(value))
 
     def op(self, name: str, a: str, b: str) -> str:
         return self.emit(f"{name} {self.type} {a}, {b}")
@@ -181,9 +177,7 @@ def _log1p(b: _Body, x: str) -> str:
     lost = b.op("fsub", x, b.op("fsub", u, b.num(1.0)))
     logarithm = _log(b, u)
     value = b.op("fadd", logarithm, b.op("fdiv", lost, u))
-    plain = b.emit(
-        f"or i1 {b.cmp('oeq', u, b.num(0.0))}, {b.cmp('oeq', x, b.num(math.inf))}"
-    )
+    plain = b.emit(f"or i1 {b.cmp('oeq', u, b.num(0.0))}, {b.cmp('oeq', x, b.num(math.inf))}")
     value = b.select(plain, logarithm, value)
     return b.select(b.cmp("oeq", x, b.num(0.0)), x, value)
 
