@@ -178,7 +178,7 @@ def _spec(module: emission.Module, buffer: ir.Buffer) -> str:
     symbols = (objects.dtype_symbol(dtype), *objects.scalar_symbols(dtype))
     for symbol in symbols:
         module.need(f"@{symbol} = external global i8")
-    name = f"@spec.{dtype.char}.{'x'.join(map(str, buffer.shape))}"
+    name = f"@spec.{objects.symbol_letter(dtype)}.{'x'.join(map(str, buffer.shape))}"
     numbers = [len(buffer.shape), *buffer.shape]
     types = ", ".join(["ptr"] * 3 + ["i64"] * len(numbers))
     values = ", ".join([*(f"ptr @{s}" for s in symbols), *(f"i64 {n}" for n in numbers)])

@@ -68,7 +68,7 @@ def addresses() -> dict[str, int]:
         dtype = np.dtype(code)
         if dtype.kind in "biufc" and dtype.char not in "gG":
             found[dtype_symbol(dtype)] = id(dtype)
-            found[f"ft.scalar.{dtype.char}"] = id(_verified_scalar(dtype))
+            found[f"ft.scalar.{symbol_letter(dtype)}"] = id(_verified_scalar(dtype))
     for python in _PYTHON_SCALARS.values():
         found[f"ft.type.{python.__name__}"] = id(python)
     for name in ("PyLong_FromLong", "PyEval_SaveThread", "PyEval_RestoreThread"):
@@ -77,14 +77,19 @@ def addresses() -> dict[str, int]:
     return found
 
 
+def symbol_letter(dtype: np.dtype) -> str:
+    """NumPy's letter of a dtype, but for bool: names in LLVM take no question mark."""
+    return "bool" if dtype.kind == "b" else dtype.char
+
+
 def dtype_symbol(dtype: np.dtype) -> str:
     """The symbol of the one `np.dtype` object that arrays of this dtype usually have."""
-    return f"ft.dtype.{dtype.char}"
+    return f"ft.dtype.{symbol_letter(dtype)}"
 
 
 def scalar_symbols(dtype: np.dtype) -> tuple[str, str]:
     """The symbols of the scalar types whose objects hold a value of `dtype` behind the header."""
-    numpy_scalar = f"ft.scalar.{dtype.char}"
+    numpy_scalar = f"ft.scalar.{symbol_letter(dtype)}"
     python = _PYTHON_SCALARS.get(dtype.char)
     return numpy_scalar, f"ft.type.{python.__name__}" if python else numpy_scalar
 
