@@ -84,7 +84,7 @@ def _div(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
     ratio = f("div", small, large)
     scale = f("div", f.number(1), f("add", large, f("mul", small, ratio)))
     re = f("mul", f("add", x, f("mul", y, ratio)), scale)
-    straight, turned = f("sub", y, f("mul", x, ratio)), f("sub", f("mul", y, ratio), x)
+    straight, turned = f("sub", y, f("mul", x, ratio)), f("sub", f("mul", x, ratio), y)
     im = f("mul", f.select(wide, straight, turned), scale)
     # Division by zero: each part by |0|.
     zero = body.emit(f"and i1 {f('eq', br, f.number(0))}, {f('eq', bi, f.number(0))}")
