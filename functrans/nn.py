@@ -13,8 +13,16 @@ from functrans.numpy.promotion import array, cast, inexact, scalar_like
 from functrans.numpy.ufuncs import logaddexp, multiply
 
 logsumexp = scipy_special.logsumexp
-log_softmax = scipy_special.log_softmax
-softmax = scipy_special.softmax
+
+
+def softmax(x: Any, axis: Any = -1) -> Any:
+    """exp(x) / sum(exp(x)) along an axis, without overflow."""
+    return scipy_special.softmax(x, axis)
+
+
+def log_softmax(x: Any, axis: Any = -1) -> Any:
+    """log(softmax(x)) along an axis."""
+    return scipy_special.log_softmax(x, axis)
 
 
 def relu(x: Any) -> Any:

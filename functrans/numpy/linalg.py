@@ -18,6 +18,7 @@ from functrans.numpy.manipulation import reshaped
 from functrans.numpy.promotion import array, cast, insert_axes, normalize_axes
 from functrans.numpy.reductions import max as maximum_of
 from functrans.numpy.reductions import min as minimum_of
+from functrans.numpy.reductions import root_of_sum
 from functrans.numpy.ufuncs import absolute, power
 
 _max = maximum_of.__wrapped__  # type: ignore[attr-defined]
@@ -42,7 +43,7 @@ def _squares(x: Any) -> Any:
 
 def _vector_norm(x: Any, axes: tuple[int, ...], ord: Any) -> Any:
     if ord is None or ord == 2:
-        return ops.sqrt(ops.reduce_sum(_squares(x), axes=axes))
+        return root_of_sum(ops.reduce_sum(_squares(x), axes=axes))
     size = absolute.traced(x)
     if ord == np.inf:
         return _max(size, axis=axes)
@@ -56,14 +57,14 @@ def _vector_norm(x: Any, axes: tuple[int, ...], ord: Any) -> Any:
     if isinstance(ord, str):
         raise ValueError(f"Invalid norm order '{ord}' for vectors")
     total = ops.reduce_sum(power.traced(size, float(ord)), axes=axes)
-    return power.traced(total, 1 / float(ord))
+    return root_of_sum(total, lambda s: power.traced(s, 1 / float(ord)))
 
 
 def _matrix_norm(x: Any, rows: int, columns: int, ord: Any) -> Any:
     if rows == columns:
         raise ValueError("Duplicate axes given.")
     if ord in (None, "fro", "f"):
-        return ops.sqrt(ops.reduce_sum(_squares(x), axes=tuple(sorted((rows, columns)))))
+        return root_of_sum(ops.reduce_sum(_squares(x), axes=tuple(sorted((rows, columns)))))
     along, over = (rows, columns) if ord in (1, -1) else (columns, rows)
     if ord in (1, -1, np.inf, -np.inf):
         sums = ops.reduce_sum(absolute.traced(x), axes=(along,))
@@ -92,7 +93,7 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
         axes = tuple(range(x.ndim))
         flatten = ord is None or (ord in ("f", "fro") and x.ndim == 2) or (ord == 2 and x.ndim == 1)
         if flatten:
-            y = ops.sqrt(ops.reduce_sum(_squares(x), axes=axes))
+            y = root_of_sum(ops.reduce_sum(_squares(x), axes=axes))
             return insert_axes(y, axes) if keepdims else y
     else:
         axes = normalize_axes(axis, x.ndim)

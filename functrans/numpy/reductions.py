@@ -15,7 +15,7 @@ import numpy as np
 
 from functrans import dtypes, ops
 from functrans.numpy import ufuncs
-from functrans.numpy.dispatch import implements
+from functrans.numpy.dispatch import TRACED, implements
 from functrans.numpy.promotion import (
     array,
     broadcast,
@@ -257,16 +257,24 @@ def _at_least_zero(count: Any) -> Any:
     return ops.max(count, scalar_like(0, count))
 
 
+def root_of_sum(total: Any, root: Callable[[Any], Any] = ops.sqrt) -> Any:
+    """The root of a sum of powers, as in norms, with the derivative 0 where the sum is 0.
+
+    There the derivative of the root is infinite and that of each power 0; in reverse mode the
+    product would be nan. So the root is taken of 1 instead, and not used.
+    """
+    nothing = ops.eq(total, scalar_like(0, total))
+    y = root(ops.select(nothing, scalar_like(1, total), total))
+    return ops.select(nothing, scalar_like(0, y), y)
+
+
 @implements(np.std)
 def std(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0,
         keepdims: Any = False, *, where: Any = True, mean: Any = None,
         correction: Any = None) -> Any:  # fmt: skip
     """`numpy.std`; its derivative where all elements are equal is 0."""
-    return ops.sqrt(
-        var.__wrapped__(  # type: ignore[attr-defined]
-            a, axis, dtype, out, ddof, keepdims, where=where, mean=mean,
-                   correction=correction)
-    )  # fmt: skip
+    options = {"where": where, "mean": mean, "correction": correction}
+    return root_of_sum(TRACED[np.var](a, axis, dtype, out, ddof, keepdims, **options))
 
 
 @implements(np.ptp)

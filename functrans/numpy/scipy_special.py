@@ -23,10 +23,14 @@ from functrans.ops import special_values
 
 _RULES: dict[str, Callable[..., Any]] = {}
 _FLOAT32 = np.dtype(np.float32)
+_FLOAT32_FIRST = ("entr", "erfinv", "rel_entr")
 
 
 def _loop_dtype(xs: Any, *, complex_too: bool, name: str) -> np.dtype:
-    """The dtype of SciPy's loop: float32 stays, everything else real is made in float64."""
+    """The dtype of SciPy's loop: float32 stays, everything else real is made in float64.
+
+    Of functions whose float32 loop SciPy lists first, small integers take that one.
+    """
     dtype = promotion.result_type(*xs)
     if dtype.kind == "c":
         if not complex_too:
@@ -35,7 +39,8 @@ def _loop_dtype(xs: Any, *, complex_too: bool, name: str) -> np.dtype:
                 "real ones it is."
             )
         return dtype
-    return dtype if dtype == _FLOAT32 else dtypes.float64
+    small = name in _FLOAT32_FIRST and np.can_cast(dtype, _FLOAT32)
+    return _FLOAT32 if small or dtype == _FLOAT32 else dtypes.float64
 
 
 def _implements(nin: int = 1, *aliases: str, complex_too: bool = False) -> Callable[[Any], Any]:

@@ -20,7 +20,7 @@ from functrans.numpy.promotion import (
     normalize_axis,
     scalar_like,
 )
-from functrans.numpy.reductions import sum_dtype
+from functrans.numpy.reductions import root_of_sum, sum_dtype
 from functrans.numpy.ufuncs import conjugate, logical_and
 
 # ---------------------------------------------------------------------------- order
@@ -182,7 +182,7 @@ def _nan_without_freedom(y: Any, a: Any, axis: Any, keepdims: Any, ddof: Any) ->
 def nanstd(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0,
            keepdims: Any = False, *, where: Any = True) -> Any:  # fmt: skip
     """`numpy.nanstd`."""
-    return ops.sqrt(TRACED[np.nanvar](a, axis, dtype, out, ddof, keepdims, where=where))
+    return root_of_sum(TRACED[np.nanvar](a, axis, dtype, out, ddof, keepdims, where=where))
 
 
 def _nan_extremum(function: Any, worst: float, a: Any, axis: Any, options: Any) -> Any:

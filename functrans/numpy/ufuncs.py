@@ -73,7 +73,7 @@ def _reciprocal(x: Any) -> Any:
     if dtypes.is_inexact(dtype):
         return ops.reciprocal(x)
     # C's 1 / x: 0 but for 1 and -1; 1 / 0 is what NumPy's integer division gives.
-    unit = ops.eq(ops.square(x), scalar_like(1, x))
+    unit = ops.eq(ops.abs(x) if dtype.kind == "i" else x, scalar_like(1, x))
     with np.errstate(all="ignore"):
         of_zero = np.reciprocal(np.zeros((), dtype))[()]
     rest = ops.select(ops.eq(x, scalar_like(0, x)), of_zero, scalar_like(0, x))
