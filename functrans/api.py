@@ -27,7 +27,16 @@ from functrans.arguments import (
 )
 from functrans.checking import check_jaxpr
 from functrans.config import switches
-from functrans.core import Tracer, Zero, current, current_trace, eval_trace, get_aval, instantiate, is_weak
+from functrans.core import (
+    Tracer,
+    Zero,
+    current,
+    current_trace,
+    eval_trace,
+    get_aval,
+    instantiate,
+    is_weak,
+)
 from functrans.interpreters.jvp import jvp_flat
 from functrans.interpreters.linearize import LinearTrace, Tape, linearize_flat
 from functrans.interpreters.staging import (
@@ -99,9 +108,7 @@ def _trace(
         return outs
 
     weak = [not isinstance(x, ShapeDtypeStruct) and is_weak(x) for x in leaves]
-    closed = trace_to_jaxpr(
-        flat, [abstract(x) for x in leaves], names=names, weak=weak, what=what
-    )
+    closed = trace_to_jaxpr(flat, [abstract(x) for x in leaves], names=names, weak=weak, what=what)
     if switches.check_ir:
         check_jaxpr(closed, what)
     return closed, out_trees[0]
@@ -203,6 +210,15 @@ class _Chosen:
                     "out of argnums, or pass allow_int=True (its gradient is then float0)."
                 )
 
+    def require_complex(self) -> None:
+        """Raise TypeError for real arguments where a holomorphic derivative was asked for."""
+        for x, name in zip(self.leaves, self.names(), strict=True):
+            if get_aval(x).dtype.kind != "c":
+                raise TypeError(
+                    f"{self.what} with holomorphic=True needs complex arguments, but {name} is "
+                    f"{get_aval(x)}.\n  Convert it with .astype(complex), or drop holomorphic=True."
+                )
+
 
 # ---------------------------------------------------------------------------- reverse mode
 
@@ -211,17 +227,17 @@ def value_and_grad(
     fun: Callable[P, Any],
     argnums: Argnums | None = None,
     argnames: str | Sequence[str] | None = None,
-    has_aux: bool = False,  # noqa: FBT001, FBT002  (JAX's signature)
-    holomorphic: bool = False,  # noqa: FBT001, FBT002
-    allow_int: bool = False,  # noqa: FBT001, FBT002
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
 ) -> Callable[P, Any]:
     """A function that returns `(fun(...), gradient)`.
 
     `argnums` (an int or a tuple; default 0) and `argnames` choose the arguments. The gradient has
     the structure, shapes and dtypes of the chosen argument; a tuple of them where `argnums` is a
-    tuple; a dict by name where `argnames` is a tuple; `(positional, by name)` where both are given. With `has_aux`, `fun`
-    returns `(value, aux)`, and so does the value here. For complex arguments the convention is
-    JAX's: the gradient of `abs(z)**2` is `2 * conj(z)`.
+    tuple; a dict by name where `argnames` is a tuple; `(positional, by name)` where both are given.
+    With `has_aux`, `fun` returns `(value, aux)`, and so does the value here. For complex arguments
+    the convention is JAX's: the gradient of `abs(z)**2` is `2 * conj(z)`.
 
     >>> value_and_grad(lambda x, y: x * y, argnums=(0, 1))(2.0, 3.0)
     (np.float64(6.0), (np.float64(3.0), np.float64(2.0)))
@@ -236,6 +252,8 @@ def value_and_grad(
         chosen = _Chosen(fun, args, kwargs, argnums, argnames, what)
         chosen.require_inexact(allow_int=allow_int)
         _ints_as_floats(chosen)
+        if holomorphic:
+            chosen.require_complex()
         aux: list[Any] = []
 
         def flat(*leaves: Any) -> list[Any]:
@@ -256,7 +274,8 @@ def value_and_grad(
         tape.outs = tape.outs[:1]
         ct = np.ones((), get_aval(outs[0]).dtype)[()]
         cts = transpose_tape(tape, [ct])
-        gradient = chosen.pack([_gradient(c, x) for c, x in zip(cts, chosen.leaves, strict=True)])
+        pairs = zip(cts, chosen.leaves, strict=True)
+        gradient = chosen.pack(_all_owned([_gradient(c, x) for c, x in pairs]))
         if has_aux:
             return (outs[0], tree_unflatten(aux[0], outs[1:])), gradient
         return outs[0], gradient
@@ -323,7 +342,18 @@ def _gradient(ct: Any, x: Any) -> Any:
         return np.zeros(np.shape(x), dtypes.float0)
     if type(ct) is Zero:
         return np.zeros(ct.aval.shape, ct.aval.dtype)[()]
-    return _owned(ct)
+    return ct
+
+
+def _all_owned(values: Sequence[Any], given: Sequence[Any] = ()) -> list[Any]:
+    """Results that a caller may write to: none is another, a view, or one of the arrays `given`."""
+    taken = {id(x) for x in given}
+    out = []
+    for y in map(_owned, values):
+        fresh = y.copy() if type(y) is np.ndarray and id(y) in taken else y
+        taken.add(id(fresh))
+        out.append(fresh)
+    return out
 
 
 def _owned(y: Any) -> Any:
@@ -339,9 +369,9 @@ def grad(
     fun: Callable[P, Any],
     argnums: Argnums | None = None,
     argnames: str | Sequence[str] | None = None,
-    has_aux: bool = False,  # noqa: FBT001, FBT002  (JAX's signature)
-    holomorphic: bool = False,  # noqa: FBT001, FBT002
-    allow_int: bool = False,  # noqa: FBT001, FBT002
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
 ) -> Callable[P, Any]:
     """The gradient of a function that returns one number; see `value_and_grad` for the rest.
 
@@ -380,10 +410,10 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
         cts = _matching(ct, out_tree, outs_avals, f"the cotangent for the pullback of {what}")
         in_cts = transpose_tape(tape, cts)
         grads = [
-            np.zeros(a.shape, dtypes.float0) if c is None else _owned(instantiate(c))
+            np.zeros(a.shape, dtypes.float0) if c is None else instantiate(c)
             for c, a in zip(in_cts, in_avals, strict=True)
         ]
-        return tree_unflatten(in_tree, grads)
+        return tree_unflatten(in_tree, _all_owned(grads, cts))
 
     outs_avals = [get_aval(y) for y in outs]
     in_avals = [get_aval(x) for x in leaves]
@@ -430,7 +460,9 @@ def _matching(tree: Any, treedef: Any, avals: Sequence[ShapedArray], what: str) 
         actual = get_aval(x)
         weak = is_weak(x) and np.can_cast(actual.dtype, expected.dtype, "same_kind")
         if actual != expected and not (weak and actual.shape == expected.shape):
-            raise TypeError(f"{what} has a leaf {describe(x)} of type {actual}, it needs {expected}.")
+            raise TypeError(
+                f"{what} has a leaf {describe(x)} of type {actual}, it needs {expected}."
+            )
         if isinstance(x, Tracer):
             out.append(x if actual == expected else ops.convert_element_type(x, dtype=aval.dtype))
         else:
@@ -442,7 +474,7 @@ def _matching(tree: Any, treedef: Any, avals: Sequence[ShapedArray], what: str) 
 
 
 def jvp(
-    fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False  # noqa: FBT001, FBT002
+    fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False
 ) -> Any:
     """`(fun(*primals), directional derivative along tangents)`; `aux` last with `has_aux`.
 
@@ -477,7 +509,8 @@ def jvp(
     outs, out_tangents = jvp_flat(flat, chosen.leaves, flat_tangents, chosen.weak)
     out_tree, n, aux_tree = trees[0]
     value = tree_unflatten(out_tree, outs[:n])
-    tangent = tree_unflatten(out_tree, [_owned(_dense(t)) for t in out_tangents[:n]])
+    dense = [_dense(t) for t in out_tangents[:n]]
+    tangent = tree_unflatten(out_tree, _all_owned(dense, flat_tangents))
     if has_aux:
         return value, tangent, tree_unflatten(aux_tree, outs[n:])
     return value, tangent
@@ -504,7 +537,7 @@ def linearize(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> 
         flat = _matching(tuple(tangents), in_tree, avals, f"the tangents for {what}")
         moving = [t for t, v in zip(flat, tape.invars, strict=True) if v is not None]
         results = eval_jaxpr(closed.jaxpr, closed.consts, *moving)
-        return tree_unflatten(out_tree, [_owned(t) for t in results])
+        return tree_unflatten(out_tree, _all_owned(results, [*moving, *closed.consts]))
 
     f_jvp.jaxpr = closed  # type: ignore[attr-defined]
     value = tree_unflatten(out_tree, outs)
@@ -538,7 +571,6 @@ def linear_transpose(fun: Callable[..., Any], *primals: Any) -> Callable[[Any], 
     def transposed(ct: Any) -> Any:
         cts = _matching(ct, out_tree, out_avals, f"the cotangent for {what}")
         results = transpose_tape(tape, cts)
-        return tree_unflatten(in_tree, [_owned(_dense(c)) for c in results])
+        return tree_unflatten(in_tree, _all_owned([_dense(c) for c in results], cts))
 
     return transposed
-

@@ -33,13 +33,14 @@ def argument_names(f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str,
     except (ValueError, TypeError):
         parameters = []
     names: list[str] = []
-    variadic = ""
+    variadic, first = "", 0
     for i, arg in enumerate(args):
         p = parameters[i] if i < len(parameters) else None
         if p is not None and p.kind is p.VAR_POSITIONAL:
             variadic = p.name
+            first = i
         plain = p is not None and not variadic
-        root = p.name if plain else f"{variadic or 'args'}[{i}]"  # type: ignore[union-attr]
+        root = p.name if plain else f"{variadic or 'args'}[{i - first}]"  # type: ignore[union-attr]
         names.extend(leaf_names(root, arg))
     for key in sorted(kwargs):
         names.extend(leaf_names(key, kwargs[key]))

@@ -30,7 +30,7 @@ def _switch(name: str, value: bool) -> Iterator[None]:
         setattr(switches, name, before)
 
 
-def disable_jit(disable: bool = True):  # noqa: FBT001, FBT002  (JAX's signature)
+def disable_jit(disable: bool = True):
     """Run jitted functions as plain Python inside the block, so that `print` and `pdb` work."""
     return _switch("jit_disabled", disable)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ _KIND_SAMPLE = {"b": True, "i": 0, "u": 0, "f": 0.0, "c": 0j}
 _SUPPORTED_KINDS = "biufc"
 
 
-@lru_cache(maxsize=None)
+@cache
 def short_name(dtype: np.dtype) -> str:
     """`f64`, `i32`, `u8`, `c128`, `bool`, `float0`: how a dtype is printed in a jaxpr."""
     if dtype == float0:
@@ -30,37 +30,37 @@ def short_name(dtype: np.dtype) -> str:
     return f"{dtype.kind}{8 * dtype.itemsize}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def is_inexact(dtype: np.dtype) -> bool:
     """Whether values of `dtype` are floating or complex, and so carry a tangent."""
     return dtype.kind in "fc"
 
 
-@lru_cache(maxsize=None)
+@cache
 def is_supported(dtype: np.dtype) -> bool:
     """Whether `dtype` is a bool, integer, float or complex type of up to 128 bits."""
     return dtype.kind in _SUPPORTED_KINDS and dtype.char not in "gG"
 
 
-@lru_cache(maxsize=None)
+@cache
 def tangent_dtype(dtype: np.dtype) -> np.dtype:
     """The dtype of tangents of values of `dtype`: itself, or `float0`."""
     return dtype if is_inexact(dtype) else float0
 
 
-@lru_cache(maxsize=None)
+@cache
 def real_dtype(dtype: np.dtype) -> np.dtype:
     """The dtype of the real part: c64 -> f32, c128 -> f64, others unchanged."""
     return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
 
 
-@lru_cache(maxsize=None)
+@cache
 def complex_dtype(dtype: np.dtype) -> np.dtype:
     """The complex dtype that holds values of `dtype` exactly."""
     return np.result_type(dtype, np.complex64)
 
 
-@lru_cache(maxsize=None)
+@cache
 def to_inexact(dtype: np.dtype) -> np.dtype:
     """The dtype in which NumPy computes `exp` and friends: f64 for bool and integers.
 

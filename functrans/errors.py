@@ -31,7 +31,7 @@ class UnexpectedTracerError(RuntimeError):
     """A traced value was used after the transformation that made it had ended (a leak)."""
 
 
-class MissingRule(TypeError):  # noqa: N818  (named for what is missing, as users will say it)
+class MissingRule(TypeError):
     """A primitive lacks the rule that a transformation asked for."""
 
 

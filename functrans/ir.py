@@ -59,9 +59,7 @@ class ShapedArray:
 
     def __eq__(self, other: object) -> bool:
         return self is other or (
-            type(other) is ShapedArray
-            and self.shape == other.shape
-            and self.dtype == other.dtype
+            type(other) is ShapedArray and self.shape == other.shape and self.dtype == other.dtype
         )
 
     def __hash__(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 
@@ -85,7 +85,9 @@ class JitPrimitive(Primitive):
         """The rule under a vmap that names its axis: collectives inside refer to it."""
         batched = tuple(d is not None for d in dims)
         program, out_batched = batch_jaxpr(jaxpr, size, batched, axis_name)
-        moved = [x if d is None else move_to(x, d, 0, size) for x, d in zip(args, dims)]
+        moved = [
+            x if d is None else move_to(x, d, 0, size) for x, d in zip(args, dims, strict=True)
+        ]
         outs = self(*moved, jaxpr=program, **options)
         return outs, [0 if b else None for b in out_batched]
 
@@ -227,7 +229,9 @@ class _Entry:
     def __init__(self, jaxpr: ClosedJaxpr, out_tree: Any, hoisted: list[Any]):
         self.jaxpr = jaxpr
         self.out_tree = out_tree
-        self.hoisted = hoisted  # tracers of an enclosing transformation that the function closes over
+        self.hoisted = (
+            hoisted  # tracers of an enclosing transformation that the function closes over
+        )
         self.executable: Any = None
         self.returns_leaf = pytree.treedef_is_leaf(out_tree)
 
@@ -338,7 +342,8 @@ class Jitted(Generic[P, R]):
         def flat(*tracers: Any) -> list[Any]:
             traced_args, traced_kwargs = pytree.tree_unflatten(tree, tracers)
             full = _merge_static(traced_args, static_args)
-            out = self._fun(*full, **traced_kwargs, **static_kwargs)
+            fun: Callable[..., Any] = self._fun
+            out = fun(*full, **traced_kwargs, **static_kwargs)
             outs, structure = flatten_outputs(out, what)
             out_tree.append(structure)
             return outs
@@ -392,9 +397,7 @@ def _leaf_signature(x: Any) -> Any:
     return t if t in _NUMBERS else None
 
 
-_NUMBERS = frozenset(dtypes.PYTHON_SCALARS) | {
-    np.dtype(code).type for code in "?bhilqBHILQfdFD"
-}
+_NUMBERS = frozenset(dtypes.PYTHON_SCALARS) | {np.dtype(code).type for code in "?bhilqBHILQfdFD"}
 
 
 def _signature(x: Any) -> Any:
@@ -488,7 +491,9 @@ def _static_arguments(
         parameters = list(inspect.signature(fun).parameters.values())
     except (ValueError, TypeError):
         return tuple(sorted(argnums)), argnames
-    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    positional = [
+        p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
     accepts_more = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     nums = {n + len(positional) if n < 0 else n for n in argnums}
     for n in nums:
@@ -510,8 +515,28 @@ def _static_arguments(
     return tuple(sorted(nums)), tuple(sorted(names))
 
 
+@overload
 def jit(
-    fun: Callable[P, R] | None = None,
+    fun: Callable[P, R],
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    host_steps: str = "allow",
+) -> Jitted[P, R]: ...
+
+
+@overload
+def jit(
+    fun: None = None,
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    host_steps: str = "allow",
+) -> Callable[[Callable[P, R]], Jitted[P, R]]: ...
+
+
+def jit(
+    fun: Callable[..., Any] | None = None,
     *,
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
@@ -547,4 +572,3 @@ def jit(
     nums = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
     names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
     return Jitted(fun, nums, names, host_steps)
-

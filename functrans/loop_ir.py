@@ -111,7 +111,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class StoreReduce:
-    """`buffer[index] = op(buffer[index], value)`: the body of a scatter. `op`: add, mul, min, max."""
+    """`buffer[index] = op(buffer[index], value)`: a scatter's body. `op`: add, mul, min, max."""
 
     buffer: str
     index: tuple[Affine, ...]
@@ -264,8 +264,8 @@ class Check:
 class Program:
     """A whole compiled function.
 
-    `inputs`, `consts` (arrays held by reference, read at every call), `outputs`, `temps`: buffers by
-    role. `offsets` places each temp in one arena of `arena_bytes` bytes (64-byte aligned), so temps
+    `inputs`, `consts` (arrays held by reference, read at every call), `outputs`, `temps`: buffers
+    by role. `offsets` places each temp in one arena of `arena_bytes` bytes (64-byte aligned): temps
     that are never alive together may share memory. `outputs` name buffers; an output that is also
     an input, a constant or another output is listed in `copies` as (output, source) instead of
     being written by a step.

@@ -24,7 +24,9 @@ def _step(args: Sequence[Any], eps: float | None) -> float:
     return float(max([np.finfo(d).eps for d in kinds if d.kind in "fc"], default=2e-16)) ** (1 / 3)
 
 
-def numerical_jvp(f: Callable[..., Any], args: Sequence[Any], tangents: Sequence[Any], eps: float) -> Any:
+def numerical_jvp(
+    f: Callable[..., Any], args: Sequence[Any], tangents: Sequence[Any], eps: float
+) -> Any:
     """The directional derivative by central differences, in the structure of the output."""
     moved = []
     for sign in (1, -1):
@@ -90,7 +92,9 @@ def check_grads(
         _compare(pulled, _inner(ct, numerical), atol, rtol, f"reverse mode, {order} order(s) left")
     if order > 1:
         if "fwd" in modes:
-            check_grads(lambda *xs: jvp(f, xs, tangents)[1], args, order - 1, modes, atol, rtol, eps)
+            check_grads(
+                lambda *xs: jvp(f, xs, tangents)[1], args, order - 1, modes, atol, rtol, eps
+            )
         if "rev" in modes:
             check_grads(lambda *xs: vjp(f, *xs)[1](ct), args, order - 1, modes, atol, rtol, eps)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from functrans import ops
-from functrans.api import Argnums, _Chosen, _linearized, jvp
+from functrans.api import Argnums, _all_owned, _Chosen, _linearized, jvp
 from functrans.arguments import (
     argument_names,
     check_leaves,
@@ -62,7 +62,9 @@ def vmap(
             trees.append(out_tree)
             return outs
 
-        inputs = [concrete_scalar(x) if d is not None else x for x, d in zip(leaves, dims, strict=True)]
+        inputs = [
+            concrete_scalar(x) if d is not None else x for x, d in zip(leaves, dims, strict=True)
+        ]
         outs, out_dims = batch_flat(flat, inputs, dims, size, axis_name)
         wanted = _output_axes(out_axes, trees[0], what)
         moved = [
@@ -168,8 +170,8 @@ def _basis(leaves: Sequence[Any], i: int) -> Any:
 def jacfwd(
     fun: Callable[..., Any],
     argnums: Argnums = 0,
-    has_aux: bool = False,  # noqa: FBT001, FBT002  (JAX's signature)
-    holomorphic: bool = False,  # noqa: FBT001, FBT002
+    has_aux: bool = False,
+    holomorphic: bool = False,
 ) -> Callable[..., Any]:
     """The Jacobian by forward mode: a column per input element. Best for few inputs.
 
@@ -236,15 +238,15 @@ def _outer_tree(columns: list[Any], chosen: _Chosen) -> Any:
     """From a tree of outputs per input leaf to a tree of inputs per output leaf."""
     flat = [tree_flatten(c) for c in columns]
     out_tree = flat[0][1]
-    rows = [chosen.pack([f[0][i] for f in flat]) for i in range(out_tree.num_leaves)]
+    rows = [chosen.pack(_all_owned([f[0][i] for f in flat])) for i in range(out_tree.num_leaves)]
     return tree_unflatten(out_tree, rows)
 
 
 def jacrev(
     fun: Callable[..., Any],
     argnums: Argnums = 0,
-    has_aux: bool = False,  # noqa: FBT001, FBT002  (JAX's signature)
-    holomorphic: bool = False,  # noqa: FBT001, FBT002
+    has_aux: bool = False,
+    holomorphic: bool = False,
 ) -> Callable[..., Any]:
     """The Jacobian by reverse mode: a row per output element. Best for few outputs.
 
@@ -278,7 +280,7 @@ def jacrev(
 
             grads = vmap(pull)(_basis(outs, i))
             shape = np.shape(y)
-            rows.append(chosen.pack([_split_first(g, shape) for g in grads]))
+            rows.append(chosen.pack(_all_owned([_split_first(g, shape) for g in grads])))
         jac = tree_unflatten(out_tree, rows)
         return (jac, aux) if has_aux else jac
 
@@ -293,8 +295,8 @@ def is_value(ct: Any) -> bool:
 def jacobian(
     fun: Callable[..., Any],
     argnums: Argnums = 0,
-    has_aux: bool = False,  # noqa: FBT001, FBT002  (JAX's signature)
-    holomorphic: bool = False,  # noqa: FBT001, FBT002
+    has_aux: bool = False,
+    holomorphic: bool = False,
 ) -> Callable[..., Any]:
     """The Jacobian of `fun`: `jacrev`."""
     return jacrev(fun, argnums, has_aux, holomorphic)
@@ -303,8 +305,8 @@ def jacobian(
 def hessian(
     fun: Callable[..., Any],
     argnums: Argnums = 0,
-    has_aux: bool = False,  # noqa: FBT001, FBT002  (JAX's signature)
-    holomorphic: bool = False,  # noqa: FBT001, FBT002
+    has_aux: bool = False,
+    holomorphic: bool = False,
 ) -> Callable[..., Any]:
     """The Hessian: forward mode over reverse mode.
 

@@ -152,7 +152,9 @@ def _batch_jaxpr(
         dims = [0 if b else None for b in batched]
         outs, out_dims = batch_flat(f, args, dims, size, axis_name)
         out_batched.extend(d is not None for d in out_dims)
-        return [y if d is None else move_to(y, d, 0, size) for y, d in zip(outs, out_dims)]
+        return [
+            y if d is None else move_to(y, d, 0, size) for y, d in zip(outs, out_dims, strict=True)
+        ]
 
     avals = [
         a.update(shape=(size, *a.shape)) if b else a

@@ -64,10 +64,15 @@ class JVPTracer(Tracer):
 
 
 class JVPTrace(Trace):
-    """Runs each operation on primals and, by its `jvp` rule, on tangents, both in `parent`."""
+    """Runs each operation on primals and, by its `jvp` rule, on tangents, both in `parent`.
 
-    def __init__(self, parent: Trace):
+    With `copies_operands` the rules get copies of plain arrays: what they keep for later is then
+    safe from a function that goes on to write into its own buffers.
+    """
+
+    def __init__(self, parent: Trace, copies_operands: bool = False):
         self.parent = parent
+        self.copies_operands = copies_operands
 
     def process(self, primitive: Primitive, args: Sequence[Any], params: dict[str, Any]) -> Any:
         primals = []
@@ -87,6 +92,8 @@ class JVPTrace(Trace):
                 return primitive(*primals, **params)
             for i, t in enumerate(tangents):
                 if t is None:
+                    if self.copies_operands and type(primals[i]) is np.ndarray:
+                        primals[i] = primals[i].copy()
                     tangents[i] = Zero(get_aval(primals[i]).tangent_aval())
             out, tangent = primitive.jvp(primals, tangents, **params)
         finally:
@@ -122,7 +129,9 @@ def jvp_flat(
     return [y for y, _ in outs], [t for _, t in outs]
 
 
-def jvp_jaxpr(closed: ClosedJaxpr, moving: tuple[bool, ...]) -> tuple[ClosedJaxpr, tuple[bool, ...]]:
+def jvp_jaxpr(
+    closed: ClosedJaxpr, moving: tuple[bool, ...]
+) -> tuple[ClosedJaxpr, tuple[bool, ...]]:
     """The program of values and tangents: inputs, moving tangents -> outputs, moving tangents.
 
     Returns it with which outputs move; made once per program and set of moving inputs.
@@ -133,7 +142,9 @@ def jvp_jaxpr(closed: ClosedJaxpr, moving: tuple[bool, ...]) -> tuple[ClosedJaxp
     return closed.derived[key]
 
 
-def _jvp_jaxpr(closed: ClosedJaxpr, moving: tuple[bool, ...]) -> tuple[ClosedJaxpr, tuple[bool, ...]]:
+def _jvp_jaxpr(
+    closed: ClosedJaxpr, moving: tuple[bool, ...]
+) -> tuple[ClosedJaxpr, tuple[bool, ...]]:
     avals = closed.in_avals
     out_moving: list[bool] = []
 

@@ -30,7 +30,7 @@ from functrans.core import (
     swap_trace,
 )
 from functrans.interpreters.jvp import JVPTrace, JVPTracer
-from functrans.interpreters.staging import eval_jaxpr, trace_to_jaxpr, watching_leaks
+from functrans.interpreters.staging import JaxprTrace, eval_jaxpr, trace_to_jaxpr, watching_leaks
 from functrans.ir import Atom, ClosedJaxpr, Jaxpr, JaxprEqn, Literal, ShapedArray, Var
 
 
@@ -90,7 +90,7 @@ class LinearTrace(Trace):
         return self.record(primitive, atoms, params, [aval])[0]
 
     def atom(self, x: Any) -> Atom:
-        """A variable for a tracer of this trace; a literal, whatever its shape, for known values."""
+        """A variable for a tracer of this trace; for known values a literal of any shape."""
         if type(x) is LinearTracer and x._trace is self:
             return x.var
         return Literal(x, get_aval(x))
@@ -114,9 +114,7 @@ class Tape:
 
     __slots__ = ("eqns", "invars", "outs")
 
-    def __init__(
-        self, invars: list[Var | None], eqns: list[JaxprEqn], outs: list[Atom | Zero]
-    ):
+    def __init__(self, invars: list[Var | None], eqns: list[JaxprEqn], outs: list[Atom | Zero]):
         self.invars = invars
         self.eqns = eqns
         self.outs = outs
@@ -182,7 +180,7 @@ def linearize_flat(
     Sources are for tapes that are printed or traced again; finding them costs a few us an equation.
     """
     linear = LinearTrace(current_trace(), keep_sources=keep_sources)
-    trace = JVPTrace(linear)
+    trace = JVPTrace(linear, copies_operands=_runs_now(linear.parent))
     weak = weak or [False] * len(primals)
     with watching_leaks(trace, linear), current(trace):
         invars: list[Var | None] = []
@@ -203,6 +201,13 @@ def linearize_flat(
         if invars:
             tangent = None
     return values, tape
+
+
+def _runs_now(trace: Trace) -> bool:
+    """Whether operations end in NumPy calls, not in a program that is being staged."""
+    while trace is not eval_trace and not isinstance(trace, JaxprTrace):
+        trace = trace.parent
+    return trace is eval_trace
 
 
 def _tape_out(linear: LinearTrace, tangent: Any) -> Atom | Zero:
@@ -232,9 +237,7 @@ def _partial_eval_jaxpr(
     def run_known(*known: Any) -> list[Any]:
         linear = LinearTrace(current_trace())
         rest = iter(known)
-        args = [
-            linear.input(a) if u else next(rest) for a, u in zip(avals, unknown, strict=True)
-        ]
+        args = [linear.input(a) if u else next(rest) for a, u in zip(avals, unknown, strict=True)]
         invars = [x.var for x, u in zip(args, unknown, strict=True) if u]
         with watching_leaks(linear), current(linear):
             outs = eval_jaxpr(closed.jaxpr, closed.consts, *args)

@@ -59,6 +59,7 @@ class JaxprTrace(Trace):
         self.eqns: list[JaxprEqn] = []
         self.constvars: dict[int, Var] = {}
         self.consts: list[Any] = []
+        self.snapshots: dict[int, np.ndarray] = {}
 
     def input(self, aval: ShapedArray, name: str | None = None, weak: bool = False) -> JaxprTracer:
         """A tracer for the next argument."""
@@ -84,7 +85,21 @@ class JaxprTrace(Trace):
         if var is None:
             var = self.constvars[id(x)] = Var(get_aval(x))
             self.consts.append(x)
+            if type(x) is np.ndarray and x.flags.writeable:
+                self.snapshots[id(x)] = x.copy()
+        elif id(x) in self.snapshots:
+            self._check_unchanged(x)
         return var
+
+    def _check_unchanged(self, x: np.ndarray) -> None:
+        """Raise ValueError for a constant that the function wrote to after it had used it."""
+        if x.tobytes() != self.snapshots[id(x)].tobytes():
+            raise ValueError(
+                f"{self.what}: an array {get_aval(x)} was written to after a traced operation had "
+                "used it, but a program keeps one value of each constant.\n  Use a new array for "
+                "each value (buf = buf + 1 instead of buf += 1), or functrans.numpy.at(buf, i)."
+                "set(x)."
+            )
 
     def process(self, primitive: Primitive, args: Sequence[Any], params: dict[str, Any]) -> Any:
         atoms = [self.atom(x) for x in args]
@@ -100,6 +115,10 @@ class JaxprTrace(Trace):
     def finish(self, outs: Sequence[Any]) -> ClosedJaxpr:
         """The program that computes `outs`; the trace accepts no more operations."""
         outvars = [self.atom(x) for x in outs]
+        for x in self.consts:
+            if id(x) in self.snapshots:
+                self._check_unchanged(x)
+        self.snapshots.clear()
         self.alive = False
         constvars = list(self.constvars.values())
         return ClosedJaxpr(Jaxpr(constvars, self.invars, outvars, self.eqns), self.consts)
@@ -166,8 +185,8 @@ def eval_jaxpr(jaxpr: Jaxpr, consts: Sequence[Any], *args: Any) -> list[Any]:
             f"this jaxpr takes {len(jaxpr.constvars)} constants and {len(jaxpr.invars)} arguments, "
             f"got {len(consts)} and {len(args)}."
         )
-    env: dict[Var, Any] = dict(zip(jaxpr.constvars, consts))
-    env.update(zip(jaxpr.invars, args))
+    env: dict[Var, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    env.update(zip(jaxpr.invars, args, strict=True))
     before = swap_source(None)
     eqn = None
     try:
@@ -192,5 +211,3 @@ def eval_jaxpr(jaxpr: Jaxpr, consts: Sequence[Any], *args: Any) -> list[Any]:
 def jaxpr_as_fun(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
     """The program as a function of flat arguments that returns a list."""
     return lambda *args: eval_jaxpr(closed.jaxpr, closed.consts, *args)
-
-

@@ -42,9 +42,7 @@ def accumulate(ct_of: dict[Var, Any], var: Var, ct: Any) -> None:
     ct_of[var] = ct if before is None else ops.add(before, ct)
 
 
-def backward_pass(
-    eqns: Sequence[JaxprEqn], known: dict[Var, Any], ct_of: dict[Var, Any]
-) -> None:
+def backward_pass(eqns: Sequence[JaxprEqn], known: dict[Var, Any], ct_of: dict[Var, Any]) -> None:
     """Push the cotangents in `ct_of` through `eqns`, last to first.
 
     Operands that are literals or in `known` are values; the program is linear in the others.
@@ -104,7 +102,7 @@ def _transpose_jaxpr(
 
     def backward(*args: Any) -> list[Any]:
         known = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-        known.update(zip(known_vars, args))
+        known.update(zip(known_vars, args[: len(known_vars)], strict=True))
         cts = iter(args[len(known_vars) :])
         out_cts = [
             next(cts) if given else Zero(v.aval)

@@ -187,8 +187,8 @@ def _product_of(terms: Sequence[tuple[Labels, Any]], needed: set[str]) -> tuple[
     term = terms[0]
     for i, other in enumerate(terms[1:], 1):
         later = needed | {s for ls, _ in terms[i + 1 :] for s in ls}
-        term = _summed(*term, later | set(other[0]))
-        term = _contracted(term, _summed(*other, later | set(term[0])), later)
+        term = _summed(term[0], term[1], later | set(other[0]))
+        term = _contracted(term, _summed(other[0], other[1], later | set(term[0])), later)
     return _summed(*term, needed)
 
 

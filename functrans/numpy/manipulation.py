@@ -211,7 +211,7 @@ def broadcast_arrays(*args: Any, subok: bool = False) -> tuple[Any, ...]:
 def _arrays(sequence: Any, name: str) -> list[Any]:
     if isinstance(sequence, Tracer) and not sequence.ndim:
         raise TypeError(f"{name} needs a sequence of arrays, got {sequence.aval}.")
-    items = [promotion.operand(x) for x in sequence]
+    items = [promotion.operand(x) for x in sequence]  # type: ignore[attr-defined]
     if not items:
         raise ValueError(f"need at least one array to {name}")
     return items

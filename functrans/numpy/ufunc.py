@@ -114,7 +114,9 @@ class Ufunc:
         """Combine the elements along `axis` (default 0; None: all)."""
         if current_trace() is eval_trace and not isinstance(array, Tracer):
             given = {} if initial is None else {"initial": initial}
-            return self.ufunc.reduce(array, axis, dtype, out, keepdims, where=where, **given)
+            return self.ufunc.reduce(
+                array, axis, dtype, out, keepdims=keepdims, where=where, **given
+            )
         self._refuse_out(out)
         if self.reducer is None:
             raise self._no_method("reduce", "sum, prod, max, min, any, all or logsumexp")

@@ -48,10 +48,10 @@ def _identity_for(kinds: str, op: Callable[..., Any]) -> Callable[..., Any]:
 def _power(a: Any, b: Any) -> Any:
     """a ** b; a known exponent becomes products, which are right at 0 and for negative a."""
     if isinstance(b, np.generic):
-        if dtype_of(b).kind in "i" and b < 0:
+        if dtype_of(b).kind in "i" and b < 0:  # type: ignore[operator]
             raise ValueError("Integers to negative integer powers are not allowed.")
         product = _POWERS.get(b.item())
-        if product is not None and (b >= 0 or dtypes.is_inexact(dtype_of(a))):
+        if product is not None and (dtypes.is_inexact(dtype_of(a)) or b >= 0):  # type: ignore[operator]
             return product(a)
     return ops.pow(a, b)
 

@@ -124,7 +124,10 @@ class Elementwise(Primitive):
         shape = np.shape(y)
         return y, total if np.shape(total) == shape else structural.spread(total, shape)
 
-    sum_tangents: Callable[[Any, Any], Any]  # `add`, set where it is declared
+    # `add`, `mul` and `masked_mul`, set where they are declared: rules of the family use them.
+    sum_tangents: Callable[[Any, Any], Any]
+    times: Callable[[Any, Any], Any]
+    masked_times: Callable[[Any, Any], Any]
 
     def transpose(self, ct: Any, *args: Any, **params: Any) -> list[Any]:
         if not self.transposes:
@@ -156,21 +159,21 @@ def align(size: int, args: Sequence[Any], dims: Sequence[int | None]) -> list[An
 
     Unbatched numbers stay numbers; unbatched arrays are repeated along the new axis.
     """
-    moved = [x if d is None else structural.moveaxis(x, d, 0) for x, d in zip(args, dims)]
+    moved = [
+        x if d is None else structural.moveaxis(x, d, 0) for x, d in zip(args, dims, strict=True)
+    ]
     inner: tuple[int, ...] = ()
-    for x, d in zip(moved, dims):
+    for x, d in zip(moved, dims, strict=True):
         inner = inner or (np.shape(x) if d is None else np.shape(x)[1:])
     full = (size, *inner)
     out = []
-    for x, d in zip(moved, dims):
+    for x, d in zip(moved, dims, strict=True):
         shape = np.shape(x)
         if shape == full or (d is None and not shape):
             out.append(x)
         else:
             axes = tuple(range(1, len(full))) if d is None else (0,)
-            out.append(
-                structural.broadcast_in_dim(x, shape=full, broadcast_dimensions=axes)
-            )
+            out.append(structural.broadcast_in_dim(x, shape=full, broadcast_dimensions=axes))
     return out
 
 

@@ -53,8 +53,8 @@ masked_mul = Elementwise(
     transposes=[lambda ct, a, b: masked_mul(ct, b), lambda ct, a, b: masked_mul(a, ct)],
 )  # fmt: skip
 Elementwise.sum_tangents = staticmethod(lambda s, t: add(s, t))
-Elementwise.times = staticmethod(lambda t, d: mul(t, d))  # type: ignore[attr-defined]
-Elementwise.masked_times = staticmethod(lambda t, d: masked_mul(t, d))  # type: ignore[attr-defined]
+Elementwise.times = staticmethod(lambda t, d: mul(t, d))
+Elementwise.masked_times = staticmethod(lambda t, d: masked_mul(t, d))
 
 div = Elementwise(
     "div", np.true_divide,
@@ -71,7 +71,7 @@ def _quotient(t: Any, b: Any) -> Any:
 
 square = Elementwise("square", np.square, [slope(lambda y, x: 2 * x)], kinds=NUMBERS)
 reciprocal = Elementwise("reciprocal", np.reciprocal, [steep(lambda y, x: -square(y))])
-abs = Elementwise(  # noqa: A001  (named as in NumPy and JAX)
+abs = Elementwise(
     "abs", np.absolute, [along(lambda t, y, x: _abs_tangent(t, x))], kinds=NUMBERS, result="real"
 )
 sign = Elementwise("sign", np.sign, [along(lambda t, y, x: _sign_tangent(t, y, x))], kinds=NUMBERS)
@@ -92,7 +92,7 @@ def _sign_tangent(t: Any, y: Any, x: Any) -> Any:
 
 floor = Elementwise("floor", np.floor, [None], kinds="f")
 ceil = Elementwise("ceil", np.ceil, [None], kinds="f")
-round = Elementwise("round", np.rint, [None])  # noqa: A001
+round = Elementwise("round", np.rint, [None])
 trunc = Elementwise("trunc", np.trunc, [None], kinds="f")
 sqrt = Elementwise("sqrt", np.sqrt, [steep(lambda y, x: 0.5 / y)])
 rsqrt = Elementwise("rsqrt", values.rsqrt, [steep(lambda y, x: -0.5 * y / x)])
@@ -118,7 +118,7 @@ def _ratio(a: Any, length: Any) -> Any:
         return select(eq(length, zero_like(length)), zero_like(length), a / length)
 
 
-pow = Elementwise(  # noqa: A001
+pow = Elementwise(
     "pow", np.power,
     [steep(lambda y, a, b: _pow_base(a, b)), steep(lambda y, a, b: _pow_exponent(y, a))],
     kinds=NUMBERS,
@@ -230,7 +230,7 @@ conj = Elementwise(
     "conj", np.conjugate, [along(lambda t, y, x: conj(t))], kinds="c",
     transposes=[lambda ct, x: conj(ct)],
 )  # fmt: skip
-complex = Elementwise(  # noqa: A001
+complex = Elementwise(
     "complex", values.make_complex,
     [along(lambda t, y, a, b: complex(t, zeros_of(t))),
      along(lambda t, y, a, b: complex(zeros_of(t), t))],
@@ -248,12 +248,12 @@ def _step(t: Any, a: Any, b: Any) -> Any:
     return mul(t, 0.5 * wins)
 
 
-max = Elementwise(  # noqa: A001
+max = Elementwise(
     "max", np.maximum,
     [along(lambda t, y, a, b: _step(t, a, b)), along(lambda t, y, a, b: _step(t, b, a))],
     kinds=ALL,
 )  # fmt: skip
-min = Elementwise(  # noqa: A001
+min = Elementwise(
     "min", np.minimum,
     [along(lambda t, y, a, b: _step(t, b, a)), along(lambda t, y, a, b: _step(t, a, b))],
     kinds=ALL,
@@ -279,7 +279,7 @@ copysign = Elementwise(
 )  # fmt: skip
 heaviside = Elementwise(
     "heaviside", np.heaviside,
-    [None, slope(lambda y, a, b: convert_element_type(eq(a, zero_like(a)), dtype=get_aval(a).dtype))],
+    [None, slope(lambda y, a, b: select(eq(a, zero_like(a)), one_like(a), zero_like(a)))],
     kinds="f",
 )  # fmt: skip
 eq = Elementwise("eq", np.equal, kinds=ALL, result="bool")

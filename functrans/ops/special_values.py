@@ -92,7 +92,9 @@ def minus_two_zeta3(x: Any) -> Any:
 
 def make_complex(re: Any, im: Any) -> Any:
     """re + i im, without the arithmetic that would turn inf into nan."""
-    out = np.empty(np.broadcast_shapes(np.shape(re), np.shape(im)), np.result_type(re, np.complex64))
+    out = np.empty(
+        np.broadcast_shapes(np.shape(re), np.shape(im)), np.result_type(re, np.complex64)
+    )
     out.real = re
     out.imag = im
     return scalar_or_array(out)

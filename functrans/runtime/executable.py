@@ -43,7 +43,7 @@ class Executable:
         # Constants are read at every call; one in another layout is copied at every call.
         self._consts = [_canonical(x, b) for b, x in program.consts]
         pairs = zip(self._consts, (x for _, x in program.consts), strict=True)
-        self._refreshed = [(a, x) for a, x in pairs if not np.shares_memory(a, x, max_work=1)]
+        self._refreshed = [(a, x) for a, x in pairs if not np.may_share_memory(a, x)]
         table = np.array([x.ctypes.data for x in self._consts], np.uintp)
         entries = [self._code.address(name) for name in names]
         self._entries = [
