@@ -189,7 +189,7 @@ def _product_of(terms: Sequence[tuple[Labels, Any]], needed: set[str]) -> tuple[
         later = needed | {s for ls, _ in terms[i + 1 :] for s in ls}
         term = _summed(term[0], term[1], later | set(other[0]))
         term = _contracted(term, _summed(other[0], other[1], later | set(term[0])), later)
-    return _summed(*term, needed)
+    return _summed(term[0], term[1], needed)
 
 
 def _contracted(a: tuple[Labels, Any], b: tuple[Labels, Any], needed: set[str]) -> Any:
