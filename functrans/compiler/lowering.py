@@ -17,6 +17,8 @@ import numpy as np
 from functrans.compiler import nodes
 from functrans.compiler.affine import ZERO, IndexMap, Shape, flat, strides_of
 from functrans.compiler.nodes import Node, symbolic_index
+from functrans.compiler.scalar_math import is_native
+from functrans.compiler.scalar_math import is_native
 from functrans.ir import ClosedJaxpr, JaxprEqn, Literal, Var
 from functrans.source_info import Source
 
@@ -200,7 +202,7 @@ def _flat_equations(
             operands = [_node(lowered.builder, scope, x) for x in eqn.invars]
             inner_scope = dict(zip(called.jaxpr.invars, operands, strict=True))
             _bind_consts(called, inner_scope, lowered)
-            stack.append((iter(called.eqns), inner_scope, eqn))
+            stack.append((iter(called.eqns), inner_scope, eqn))  # type: ignore[arg-type]
         else:
             yield eqn, scope
 
@@ -228,15 +230,15 @@ def _lower_equation(
     word = getattr(primitive, "scalar", None)
     count = len(b.nodes)
     try:
-        if _has_half(eqn) and rule is None:
-            raise NotNative("float16 arithmetic")
         if lower is not None:
             result = lower(b, *operands, **eqn.params)
         elif rule is not None:
-            if _has_half(eqn) and primitive.name not in _HALF_IS_FINE:
-                raise NotNative("float16 arithmetic")
+            if _has_half(eqn) and primitive.name in _ACCUMULATING:
+                raise NotNative("float16 sums")  # NumPy keeps them in float32
             result = rule(b, *operands, **eqn.params)
         elif word:
+            if not is_native(word, [x.aval.dtype for x in (*eqn.invars, *eqn.outvars)]):
+                raise NotNative(f"{word} of {eqn.invars[-1].aval.dtype}")
             result = b.elementwise(word, *operands)
         else:
             raise NotNative(f"{primitive.name}")
@@ -248,8 +250,8 @@ def _lower_equation(
     return list(result) if primitive.multiple_results else [result]
 
 
-_HALF_IS_FINE = frozenset(
-    "broadcast_in_dim reshape permute slice rev concatenate copy stop_gradient".split()
+_ACCUMULATING = frozenset(
+    "reduce_sum reduce_prod cumsum cumprod scatter dot_general argmax argmin".split()
 )
 
 
