@@ -48,7 +48,7 @@ _WORDS = {
     "shift_left": "np.left_shift({0}, {1})",
     "shift_right": "np.right_shift({0}, {1})",
     "is_finite": "np.isfinite({0})",
-    "population_count": "{t}(int({0}).bit_count())",
+    "population_count": "{t}(np.binary_repr({0}, 8 * {0}.itemsize).count('1'))",
     "select": "{1} if {0} else {2}",
     "masked_mul": "{t}(0) if {0} == 0 else {0} * {1}",
     "real": "{0}.real",

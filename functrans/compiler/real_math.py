@@ -407,6 +407,8 @@ def _convert(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
     if d.kind == "f" and out.kind == "f":
         if d.itemsize == out.itemsize:
             return x
+        if d.itemsize == 8 and out.itemsize == 2:
+            d, s, x = np.dtype(np.float32), "float", _rounded_to_odd(body, x)
         return body.emit(f"{'fptrunc' if out.itemsize < d.itemsize else 'fpext'} {s} {x} to {t}")
     if d.kind == "f":
         return _float_to_integer(body, x, d, out)
@@ -416,6 +418,21 @@ def _convert(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
         return x
     how = "trunc" if out.itemsize < d.itemsize else "sext" if d.kind == "i" else "zext"
     return body.emit(f"{how} {s} {x} to {t}")
+
+
+def _rounded_to_odd(body: Body, x: str) -> str:
+    """A double as a float whose last bit says whether it is inexact.
+
+    Rounding that to half is rounding the double once (S. Boldo and G. Melquiond, IEEE Trans. Comput.
+    57(4), 2008); x86 has no instruction for it, and LLVM would call a function that is not there.
+    """
+    bits = body.emit(f"bitcast double {x} to i64")
+    low = body.emit(f"and i64 {bits}, {2**29 - 1}")
+    inexact = body.emit(f"icmp ne i64 {low}, 0")
+    kept = body.emit(f"and i64 {bits}, {-(2**29)}")
+    sticky = body.emit(f"select i1 {inexact}, i64 {2**29}, i64 0")
+    odd = body.emit(f"or i64 {kept}, {sticky}")
+    return body.emit(f"fptrunc double {body.emit(f'bitcast i64 {odd} to double')} to float")
 
 
 def _float_to_integer(body: Body, x: str, d: np.dtype, out: np.dtype) -> str:
