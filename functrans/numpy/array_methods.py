@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from functrans import dtypes, ops
-from functrans.core import Tracer, is_weak
+from functrans.core import Tracer
 from functrans.numpy import protocols
 from functrans.numpy.dispatch import TRACED
 from functrans.numpy.promotion import cast
@@ -39,50 +39,30 @@ _UNARY = {
 # ---------------------------------------------------------------------------- operators
 
 
-def keep_weak(out: Any) -> Any:
-    """Mark the result of an operator on Python scalars as weak too."""
-    if isinstance(out, tuple):
-        return tuple(keep_weak(y) for y in out)
-    if isinstance(out, Tracer):
-        out.weak_type = True
-        return out
-    return out.item() if isinstance(out, np.generic) else out
-
-
-def _operate(ufunc: Ufunc, a: Any, b: Any) -> Any:
-    out = ufunc.traced(a, b)
-    return keep_weak(out) if is_weak(a) and is_weak(b) else out
-
-
 def _forward(ufunc: Ufunc) -> Callable[[Any, Any], Any]:
     def operator(self: Tracer, other: Any) -> Any:
-        return _operate(ufunc, self, other) if isinstance(other, _OPERANDS) else NotImplemented
+        return ufunc.operator(self, other) if isinstance(other, _OPERANDS) else NotImplemented
 
     return operator
 
 
 def _reflected(ufunc: Ufunc) -> Callable[[Any, Any], Any]:
     def operator(self: Tracer, other: Any) -> Any:
-        return _operate(ufunc, other, self) if isinstance(other, _OPERANDS) else NotImplemented
+        return ufunc.operator(other, self) if isinstance(other, _OPERANDS) else NotImplemented
 
     return operator
 
 
 def _unary(ufunc: Ufunc) -> Callable[[Any], Any]:
-    def operator(self: Tracer) -> Any:
-        out = ufunc.traced(self)
-        return keep_weak(out) if self.weak_type else out
-
-    return operator
+    return lambda self: ufunc.operator(self)
 
 
 def _power(self: Tracer, exponent: Any, modulus: Any = None) -> Any:
     if modulus is not None or not isinstance(exponent, _OPERANDS):
         return NotImplemented
     if type(exponent) is int and exponent == 2:  # NumPy: bool ** 2 is int8, as of square
-        out = UFUNCS[np.square].traced(self)
-        return keep_weak(out) if self.weak_type else out
-    return _operate(UFUNCS[np.power], self, exponent)
+        return UFUNCS[np.square].operator(self)
+    return UFUNCS[np.power].operator(self, exponent)
 
 
 def _matmul(self: Tracer, other: Any) -> Any:

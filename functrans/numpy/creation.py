@@ -182,7 +182,7 @@ def arange(start: Any, stop: Any = None, step: Any = None, dtype: Any = None, *,
         raise ZeroDivisionError("division by zero")
     n = builtins.max(math.ceil((stop - start) / step), 0)
     if kind.kind not in "iuf" or n > 1 << 53:
-        return np.arange(start, stop, step, kind)  # type: ignore[call-overload]
+        return np.arange(start, stop, step, dtype=kind)  # type: ignore[call-overload]
     first = kind.type(start)
     delta = kind.type(start + step) - first
     y = ops.iota(dtype=kind, shape=(n,), dimension=0)

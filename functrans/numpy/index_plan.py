@@ -13,6 +13,7 @@ checked by the gather itself.
 from __future__ import annotations
 
 import builtins
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +102,33 @@ def plan_index(index: Any, shape: tuple[int, ...], *, checked: bool = True) -> I
     known = checked and not any(isinstance(a, Tracer) for a in arrays)
     return IndexPlan(tuple(spans), tuple(dropped), tuple(array_axes), tuple(arrays), gathered,
                      tuple(layout), known)  # fmt: skip
+
+
+def static_key(index: Any) -> Any:
+    """A basic index as a hashable value, or None if it has anything but ints, slices, None, `...`.
+
+    Slices cannot be hashed before Python 3.12, so they become tuples.
+    """
+    key = []
+    for item in index if type(index) is tuple else (index,):
+        kind = type(item)
+        if kind is slice:
+            bounds = (item.start, item.stop, item.step)
+            if any(type(b) is not int and b is not None for b in bounds):
+                return None
+            key.append(bounds)
+        elif kind is int or item is None or item is Ellipsis:
+            key.append(item)
+        else:
+            return None
+    return tuple(key)
+
+
+@functools.lru_cache(maxsize=4096)
+def static_plan(key: tuple[Any, ...], shape: tuple[int, ...]) -> IndexPlan:
+    """`plan_index` of a `static_key`, remembered."""
+    index = tuple(slice(*item) if type(item) is tuple else item for item in key)
+    return plan_index(index, shape)
 
 
 def _place(layout: list[Any], placed: list[tuple[int, int]], ndim: int) -> list[Any]:

@@ -11,7 +11,7 @@ from functrans.core import Tracer
 from functrans.errors import ConcretizationTypeError
 from functrans.numpy import promotion
 from functrans.numpy.dispatch import TRACED, implements
-from functrans.numpy.index_plan import IndexPlan, plan_index
+from functrans.numpy.index_plan import IndexPlan, plan_index, static_key, static_plan
 from functrans.numpy.manipulation import permute, reshaped
 from functrans.numpy.promotion import array, normalize_axis
 
@@ -20,7 +20,9 @@ _INT64 = np.dtype(np.int64)
 
 def getitem(x: Any, index: Any) -> Any:
     """`x[index]` in all of NumPy's forms, but for boolean masks that are traced."""
-    return read(x, plan_index(index, x.shape), "error")
+    key = static_key(index)
+    plan = plan_index(index, x.shape) if key is None else static_plan(key, x.shape)
+    return read(x, plan, "error")
 
 
 TRACED["getitem"] = getitem

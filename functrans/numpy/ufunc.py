@@ -17,6 +17,8 @@ from functrans.numpy import promotion
 from functrans.numpy.promotion import broadcast, cast, key, operand
 
 _BOOL = dtypes.bool_
+_ARRAYS = (np.ndarray, np.generic)
+_PYTHON_SCALARS = frozenset(dtypes.PYTHON_SCALARS)
 
 
 class Ufunc:
@@ -50,14 +52,28 @@ class Ufunc:
 
     def traced(self, *args: Any, **options: Any) -> Any:
         """The call on tracers, or while something is traced."""
-        if len(args) != self.nin:
-            self._refuse_out(args[self.nin :])
-            raise TypeError(f"{self.__name__}() takes {self.nin} operands, got {len(args)}.")
-        if options:
+        if options or len(args) != self.nin:
             return self._with_options(args, **options)
-        args = tuple(operand(x) for x in args)
-        loop = self.loop(tuple(map(key, args)))
-        return self.rule(*broadcast(*map(cast, args, loop)))
+        return self._apply(args)[0]
+
+    def operator(self, *args: Any) -> Any:
+        """The call as a Python operator: of weak operands alone the result is weak too."""
+        out, weak = self._apply(args)
+        return keep_weak(out) if weak else out
+
+    def _apply(self, args: Any) -> tuple[Any, bool]:
+        """The result, and whether all operands are weak."""
+        keys = _keys(args)
+        if keys is None:
+            args = tuple(map(operand, args))
+            keys = tuple(map(key, args))
+        loop = self._loops.get(keys) or self.loop(keys)
+        xs = [x if k is d else cast(x, d) for x, k, d in zip(args, keys, loop, strict=False)]
+        if len(xs) == 2:
+            a, b = xs[0].shape, xs[1].shape
+            if a != b and a and b:
+                xs = broadcast(*xs)
+        return self.rule(*xs), all(type(k) is type for k in keys)
 
     def loop(self, keys: tuple[promotion.Key, ...]) -> tuple[np.dtype, ...]:
         """The dtypes of NumPy's loop for operands of these dtypes or weak Python types."""
@@ -70,6 +86,11 @@ class Ufunc:
         """Ask NumPy for the loop."""
         types = tuple(_BOOL if k is bool else k for k in keys)
         return self.ufunc.resolve_dtypes((*types, *(None,) * self.nout), **options)
+
+    def _refuse_extra(self, args: Any) -> None:
+        if len(args) != self.nin:
+            self._refuse_out(args[self.nin :])
+            raise TypeError(f"{self.__name__}() takes {self.nin} operands, got {len(args)}.")
 
     def _refuse_out(self, out: Any) -> None:
         if out is None or all(o is None for o in (out if isinstance(out, tuple) else (out,))):
@@ -92,9 +113,10 @@ class Ufunc:
         subok: bool = True,
         signature: Any = None,
     ) -> Any:
+        self._refuse_extra(args)
         self._refuse_out(out)
-        args = tuple(operand(x) for x in args)
-        keys = tuple(key(x) for x in args)
+        args = tuple(map(operand, args))
+        keys = tuple(map(key, args))
         if dtype is not None:
             signature = (None,) * self.nin + (np.dtype(dtype),) * self.nout
         if signature is None:
@@ -168,6 +190,31 @@ class Ufunc:
 
     def __repr__(self) -> str:
         return f"<traceable ufunc '{self.__name__}'>"
+
+
+def _keys(args: Any) -> tuple[promotion.Key, ...] | None:
+    """The promotion keys of operands, or None if one has to be converted first."""
+    keys: list[Any] = []
+    for x in args:
+        if isinstance(x, Tracer):
+            keys.append(dtypes.weak_type_of(x.dtype) if x.weak_type else x.dtype)
+        elif isinstance(x, _ARRAYS):
+            keys.append(x.dtype)
+        elif type(x) in _PYTHON_SCALARS:
+            keys.append(type(x))
+        else:
+            return None
+    return tuple(keys)
+
+
+def keep_weak(out: Any) -> Any:
+    """Mark the result of an operator on Python scalars as weak too."""
+    if isinstance(out, tuple):
+        return tuple(map(keep_weak, out))
+    if isinstance(out, Tracer):
+        out.weak_type = True
+        return out
+    return out.item() if isinstance(out, np.generic) else out
 
 
 def _masked(where: Any, result: Any) -> Any:

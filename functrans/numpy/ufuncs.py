@@ -47,10 +47,11 @@ def _identity_for(kinds: str, op: Callable[..., Any]) -> Callable[..., Any]:
 
 def _power(a: Any, b: Any) -> Any:
     """a ** b; a known exponent becomes products, which are right at 0 and for negative a."""
-    if isinstance(b, np.generic):
+    if isinstance(b, np.number):
+        exponent: Any = b.item()
         if dtype_of(b).kind in "i" and b < 0:  # type: ignore[operator]
             raise ValueError("Integers to negative integer powers are not allowed.")
-        product = _POWERS.get(b.item())
+        product = _POWERS.get(exponent)
         if product is not None and (dtypes.is_inexact(dtype_of(a)) or b >= 0):  # type: ignore[operator]
             return product(a)
     return ops.pow(a, b)
@@ -186,11 +187,11 @@ deg2rad = row("deg2rad", _to_radians)
 class Comparison(Ufunc):
     """A comparison: exact between int64 and uint64, and with Python ints of any size."""
 
-    def traced(self, *args: Any, **options: Any) -> Any:
+    def _apply(self, args: Any) -> tuple[Any, bool]:
         try:
-            return super().traced(*args, **options)
+            return super()._apply(args)
         except OverflowError:
-            return self._with_a_number_out_of_range(*args)
+            return self._with_a_number_out_of_range(*args), False
 
     def _with_a_number_out_of_range(self, a: Any, b: Any) -> Any:
         # One operand lies beyond every value of the other's dtype: compare with any of them.
