@@ -18,11 +18,11 @@ from functrans.core import (
     Trace,
     Tracer,
     Zero,
+    _state,
     current,
     current_trace,
     get_aval,
     instantiate,
-    swap_trace,
 )
 from functrans.interpreters.staging import eval_jaxpr, trace_to_jaxpr, watching_leaks
 from functrans.ir import ClosedJaxpr, ShapedArray
@@ -86,7 +86,8 @@ class JVPTrace(Trace):
             else:
                 primals.append(x)
                 tangents.append(None)
-        before = swap_trace(self.parent)
+        before = _state.trace
+        _state.trace = self.parent  # `swap_trace`, spelled out: this runs per operation
         try:
             if not moving:
                 return primitive(*primals, **params)
@@ -97,7 +98,7 @@ class JVPTrace(Trace):
                     tangents[i] = Zero(get_aval(primals[i]).tangent_aval())
             out, tangent = primitive.jvp(primals, tangents, **params)
         finally:
-            swap_trace(before)
+            _state.trace = before
         if primitive.multiple_results:
             return [self.pair(y, t) for y, t in zip(out, tangent, strict=True)]
         return self.pair(out, tangent)

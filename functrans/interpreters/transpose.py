@@ -51,32 +51,40 @@ def backward_pass(eqns: Sequence[JaxprEqn], known: dict[Var, Any], ct_of: dict[V
     eqn = None
     try:
         for eqn in reversed(eqns):
-            if not any(v in ct_of for v in eqn.outvars):
-                continue
-            swap_source(eqn.source)
-            _transpose_eqn(eqn, known, ct_of)
+            if eqn.primitive.multiple_results:
+                found = [ct_of.pop(v, None) for v in eqn.outvars]
+                if all(ct is None for ct in found):
+                    continue
+                pairs = zip(found, eqn.outvars, strict=True)
+                ct: Any = [Zero(v.aval) if ct is None else ct for ct, v in pairs]
+            else:
+                ct = ct_of.pop(eqn.outvars[0], None)
+                if ct is None:
+                    continue
+            if eqn.source is not None:
+                swap_source(eqn.source)
+            _transpose_eqn(eqn, ct, known, ct_of)
     except Exception as error:
-        if eqn is not None and eqn.source is not None:
-            error.add_note(f"while transposing {eqn.primitive.name}, traced at {eqn.source}")
+        if eqn is not None:
+            where = f", traced at {eqn.source}" if eqn.source is not None else ""
+            error.add_note(f"while transposing {eqn.primitive.name}{where}")
         raise
     finally:
         swap_source(before)
 
 
-def _transpose_eqn(eqn: JaxprEqn, known: dict[Var, Any], ct_of: dict[Var, Any]) -> None:
-    operands = [
-        a.val if type(a) is Literal else known[a] if a in known else Linear(a.aval)  # type: ignore[index]
-        for a in eqn.invars
-    ]
-    if eqn.primitive.multiple_results:
-        cts: Any = [ct_of.pop(v, None) for v in eqn.outvars]
-        cts = [Zero(v.aval) if c is None else c for v, c in zip(eqn.outvars, cts, strict=True)]
-    else:
-        cts = ct_of.pop(eqn.outvars[0])
-    in_cts = eqn.primitive.transpose(cts, *operands, **eqn.params)
-    for a, operand, ct in zip(eqn.invars, operands, in_cts, strict=True):
-        if type(operand) is Linear and ct is not None and type(ct) is not Zero:
-            accumulate(ct_of, a, ct)  # type: ignore[arg-type]
+def _transpose_eqn(eqn: JaxprEqn, ct: Any, known: dict[Var, Any], ct_of: dict[Var, Any]) -> None:
+    operands = []
+    for a in eqn.invars:
+        if type(a) is Literal:
+            operands.append(a.val)
+        else:
+            value = known.get(a)  # type: ignore[arg-type]
+            operands.append(Linear(a.aval) if value is None else value)
+    in_cts = eqn.primitive.transpose(ct, *operands, **eqn.params)
+    for a, operand, in_ct in zip(eqn.invars, operands, in_cts, strict=True):
+        if type(operand) is Linear and in_ct is not None and type(in_ct) is not Zero:
+            accumulate(ct_of, a, in_ct)  # type: ignore[arg-type]
 
 
 def transpose_jaxpr(

@@ -7,6 +7,7 @@ linear in each operand, and each transpose is again a `dot_general`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -22,39 +23,46 @@ Axes = tuple[int, ...]
 DimensionNumbers = tuple[tuple[Axes, Axes], tuple[Axes, Axes]]
 
 
+@functools.lru_cache(maxsize=4096)
+def _product_aval(
+    lhs: ShapedArray, rhs: ShapedArray, dimension_numbers: DimensionNumbers
+) -> ShapedArray:
+    contract, batch = dimension_numbers
+    if lhs.dtype != rhs.dtype:
+        raise TypeError(
+            f"dot_general needs operands of equal dtype, got {lhs} and {rhs}. "
+            "functrans.numpy.matmul promotes; ops.dot_general does not."
+        )
+    for x, side in ((lhs, 0), (rhs, 1)):
+        axes.check_axes("dot_general", x, (*contract[side], *batch[side]))
+    for word, (l_axes, r_axes) in (("contracted", contract), ("batch", batch)):
+        if len(l_axes) != len(r_axes):
+            raise ValueError(
+                f"dot_general needs as many {word} axes of each operand, "
+                f"got {l_axes} and {r_axes} for {lhs} and {rhs}."
+            )
+        for i, j in zip(l_axes, r_axes, strict=True):
+            if lhs.shape[i] != rhs.shape[j]:
+                raise ValueError(
+                    f"dot_general of {lhs} and {rhs}: the {word} axes {i} and {j} have "
+                    f"different extents, {lhs.shape[i]} and {rhs.shape[j]}."
+                )
+    l_free, r_free = free_axes(lhs.ndim, rhs.ndim, dimension_numbers)
+    shape = (
+        *(lhs.shape[i] for i in batch[0]),
+        *(lhs.shape[i] for i in l_free),
+        *(rhs.shape[i] for i in r_free),
+    )
+    return ShapedArray(shape, lhs.dtype)
+
+
 class DotGeneral(Primitive):
     """The sum of products over the contracted axes, for each index of the batch axes."""
 
     def abstract_eval(
         self, lhs: ShapedArray, rhs: ShapedArray, *, dimension_numbers: DimensionNumbers
     ) -> ShapedArray:
-        contract, batch = dimension_numbers
-        if lhs.dtype != rhs.dtype:
-            raise TypeError(
-                f"dot_general needs operands of equal dtype, got {lhs} and {rhs}. "
-                "functrans.numpy.matmul promotes; ops.dot_general does not."
-            )
-        for x, side in ((lhs, 0), (rhs, 1)):
-            axes.check_axes("dot_general", x, (*contract[side], *batch[side]))
-        for word, (l_axes, r_axes) in (("contracted", contract), ("batch", batch)):
-            if len(l_axes) != len(r_axes):
-                raise ValueError(
-                    f"dot_general needs as many {word} axes of each operand, "
-                    f"got {l_axes} and {r_axes} for {lhs} and {rhs}."
-                )
-            for i, j in zip(l_axes, r_axes, strict=True):
-                if lhs.shape[i] != rhs.shape[j]:
-                    raise ValueError(
-                        f"dot_general of {lhs} and {rhs}: the {word} axes {i} and {j} have "
-                        f"different extents, {lhs.shape[i]} and {rhs.shape[j]}."
-                    )
-        l_free, r_free = free_axes(lhs.ndim, rhs.ndim, dimension_numbers)
-        shape = (
-            *(lhs.shape[i] for i in batch[0]),
-            *(lhs.shape[i] for i in l_free),
-            *(rhs.shape[i] for i in r_free),
-        )
-        return ShapedArray(shape, lhs.dtype)
+        return _product_aval(lhs, rhs, dimension_numbers)
 
     def impl(self, lhs: Any, rhs: Any, *, dimension_numbers: DimensionNumbers) -> Any:
         (l_contract, r_contract), (l_batch, _) = dimension_numbers
