@@ -5,14 +5,14 @@ can be computed there *at the same index*: then the operand is in a register. Gr
 order of their creation, and a node joins a group only if the rest of its operands come from earlier
 ones, so there are no cycles.
 
-Within a group loops nest by axis, in the order of the axes. `node.time` says which loop: entry `d`
-is the stage of the loop at depth `d` among its siblings, so that a row's maximum, sum and quotient
-are three inner loops, at stages 0, 1, 2, of one outer loop:
+Within a group loops nest by axis, in the order of the axes. `node.loop_time` says which loop:
+entry `d` is the stage of the loop at depth `d` among its siblings, so that a row's maximum, sum and
+quotient are three inner loops, at stages 0, 1, 2, of one outer loop:
 
     for i: (max over j) (sum of exp over j) (write j)
 
-A sum over trailing axes is ready one stage later in the loop around; other sums are ready when the
-kernel has ended. `node.branch` is the part of `time` that a consumer must share, because the node
+`node.time` says when the value is known. A sum over trailing axes is ready one stage later in the
+loop around; other sums are ready when the kernel has ended. `node.branch` is the part of `time` that a consumer must share, because the node
 depends on a sum that is known in those loops only.
 """
 
@@ -31,6 +31,8 @@ GROUP_LIMIT = 300
 CHEAP = 6
 # ... or, for numbers, which are computed once per kernel, no more than this.
 CHEAP_NUMBER = 24
+# What a row needs again in a later loop over it is computed again, up to this many statements.
+AGAIN = 64
 _COSTLY = frozenset(
     """pow exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin arccos arctan sinh cosh tanh
     arcsinh arccosh arctanh logistic erf erfc erf_inv lgamma digamma atan2 logaddexp logaddexp2
@@ -135,7 +137,13 @@ class Fusion:
         if any(not rank(x.shape) and x.time != (0,) for x in inside):
             return False  # a sum over everything: what follows is a loop nest of its own
         time = time_of(node, inside)
-        return all(time[: len(x.branch)] == x.branch for x in inside)
+        for x in inside:
+            if time[: len(x.branch)] != x.branch:
+                return False
+            again = time[: rank(x.shape)] != x.time[:-1]
+            if again and x.weight > AGAIN and not x.needed_whole:
+                return False
+        return True
 
 
 def rank(shape: Shape) -> int:
@@ -152,7 +160,7 @@ def is_trailing(node: nodes.Reduce) -> bool:
 
 def is_aligned(x: Node, at: Index, space: Shape) -> bool:
     """Whether the index of `x` is the outermost loops of `space`, in order."""
-    if at == () or (len(x.shape) == len(space) and at == symbolic_index(space)):
+    if at == () or (x.shape == space and at == symbolic_index(space)):
         return True
     loops = [i for i, n in enumerate(space) if n != 1]
     axes = [a for a, n in zip(at, x.shape, strict=True) if n != 1]
@@ -177,6 +185,7 @@ def time_of(node: Node, inside: Iterable[Node]) -> tuple[int, ...]:
 def set_time(node: Node, inside: Sequence[Node]) -> None:
     """Fill in `time` and `branch` from the operands in the same group."""
     time = time_of(node, inside)
+    node.loop_time = time
     node.branch = max((x.branch for x in inside), key=len, default=())
     if isinstance(node, nodes.Reduce):
         kept = rank(node.shape)
@@ -186,6 +195,15 @@ def set_time(node: Node, inside: Sequence[Node]) -> None:
         else:
             time = time[: kept + 1]
     node.time = time
+    node.weight = _weight(node, inside)
+
+
+def _weight(node: Node, inside: Iterable[Node]) -> int:
+    """How many statements compute an element from what is in memory or summed already."""
+    if isinstance(node, nodes.Reduce):
+        return 0
+    total = _COSTLY_STATEMENTS if getattr(node, "op", "") in _COSTLY else 1
+    return min(total + sum(x.weight for x in set(inside)), _OFF)
 
 
 # ---------------------------------------------------------------------------- users
@@ -234,7 +252,8 @@ def sink(
             continue
         fusion.groups[node.group].members.remove(node)
         node.group = target
-        node.time, node.branch = (0,) * (rank(node.shape) + 1), ()
+        node.time = node.loop_time = (0,) * (rank(node.shape) + 1)
+        node.branch = ()
         group.members.append(node)
         moved = True
     if moved:

@@ -62,7 +62,8 @@ class KernelBuilder:
     memory, or None for those computed here."""
 
     def __init__(self, memory: Callable[[Node], str | None]):
-        self.memory = memory
+        self.written: dict[Node, str] = {}
+        self._memory = memory
         self.top = Scope(0)
         self.sizes: dict[str, tuple[int, np.dtype]] = {}
         self.checks: list[Any] = []
@@ -71,6 +72,10 @@ class KernelBuilder:
         self._level: dict[str, int] = {}
         self._known: dict[tuple[Node, Index], Operand] = {}
         self._count = 0
+
+    def memory(self, node: Node) -> str | None:
+        """The buffer to read a node from, or None where its elements are computed here."""
+        return self.written.get(node) or self._memory(node)
 
     # ------------------------------------------------------------------ loops
 

@@ -54,8 +54,6 @@ def build(group: Group, memory: Callable[[Node], str | None]) -> KernelBuilder:
             if node.size:
                 _WRITERS[type(node)](k, node)
         elif isinstance(node, nodes.Reduce):
-            if not node.size and not node.stored:
-                continue
             if is_trailing(node):
                 _reduce_in_register(k, node)
             elif needs_own_loops(node):
@@ -63,8 +61,10 @@ def build(group: Group, memory: Callable[[Node], str | None]) -> KernelBuilder:
             else:
                 _reduce_in_memory(k, node)
         elif node.stored and node.size:
-            scopes, index = k.loops_over(node.shape, node.time)
+            scopes, index = k.loops_over(node.shape, node.loop_time)
             store(k, node, scopes[-1], index, k.element(node, index))
+            if rank(node.shape):
+                k.written[node] = node_buffer(node)  # loops of a later stage read it back
     return k
 
 
@@ -93,16 +93,8 @@ def needs_own_loops(node: nodes.Reduce) -> bool:
     return isinstance(node, nodes.ArgReduce) or node.op in ("and", "or")
 
 
-def _operand_time(node: nodes.Reduce) -> tuple[int, ...]:
-    kept = rank(node.shape)
-    time = list(node.time)
-    if rank(node.space) > kept and is_trailing(node):
-        time[kept] -= 1
-    return tuple(time)
-
-
 def _reduce_in_register(k: KernelBuilder, node: nodes.Reduce) -> None:
-    time = _operand_time(node)
+    time = node.loop_time
     scopes, index = k.loops_over(node.space, time)
     kept = node.kept(index)
     depth = rank(node.shape)
@@ -154,7 +146,7 @@ def _reduce_by_strides(k: KernelBuilder, node: nodes.Reduce) -> None:
 
 def _reduce_in_memory(k: KernelBuilder, node: nodes.Reduce) -> None:
     """`out[j] += x[i, j]` with the loops of the operand, after `out` was filled."""
-    scopes, index = k.loops_over(node.space, _operand_time(node))
+    scopes, index = k.loops_over(node.space, node.loop_time)
     loops = [i for i, n in enumerate(node.space) if n != 1]
     before = next(d for d, i in enumerate(loops) if i in node.axes)
     filled = _fill_loops(k, node, scopes[before], index[: loops[before]])

@@ -18,7 +18,6 @@ from functrans.compiler import nodes
 from functrans.compiler.affine import ZERO, IndexMap, Shape, flat, strides_of
 from functrans.compiler.nodes import Node, symbolic_index
 from functrans.compiler.scalar_math import is_native
-from functrans.compiler.scalar_math import is_native
 from functrans.ir import ClosedJaxpr, JaxprEqn, Literal, Var
 from functrans.source_info import Source
 

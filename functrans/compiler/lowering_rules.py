@@ -278,7 +278,7 @@ def dot_general(b: NodeBuilder, lhs: Node, rhs: Node, *, dimension_numbers: Any)
         return _as_reduction(b, lhs, rhs, (l_axes, r_axes), (batch, m, n, k))
     lhs, l_strides = _matrix(b, lhs, l_axes)
     rhs, r_strides = _matrix(b, rhs, r_axes)
-    return b.add(nodes.Dot(shape, lhs.dtype, lhs, rhs, sizes, l_strides, r_strides))
+    return b.add(nodes.Dot(shape, lhs.dtype, lhs, rhs, sizes, l_strides, r_strides))  # type: ignore[arg-type]
 
 
 def _extents(x: Node, axes: Any) -> Shape:

@@ -30,14 +30,16 @@ from functrans.loop_ir import Check
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """A value. `group`, `time`, `branch`, `stored` are filled in by `fusion`."""
+    """A value. The fields from `group` on are filled in by `fusion`, which explains them."""
 
     shape: Shape
     dtype: np.dtype
     order: int = field(default=-1, kw_only=True)
     group: int = field(default=-1, kw_only=True)
     time: tuple[int, ...] = field(default=(), kw_only=True)
+    loop_time: tuple[int, ...] = field(default=(), kw_only=True)
     branch: tuple[int, ...] = field(default=(), kw_only=True)
+    weight: int = field(default=0, kw_only=True)
     stored: bool = field(default=False, kw_only=True)
     needed_whole: bool = field(default=False, kw_only=True)
 
@@ -79,10 +81,14 @@ class Number(Node):
 
 @dataclass(eq=False, slots=True)
 class View(Node):
-    """`base` at `index_map(index)`."""
+    """`base` at `index_map(index)`. `root` is what is behind all views."""
 
     base: Node
     index_map: IndexMap
+    root: Node = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.root = base_of(self.base)
 
 
 @dataclass(eq=False, slots=True)
@@ -307,9 +313,7 @@ def resolve(node: Node, index: Index) -> tuple[Node, Index]:
 
 def base_of(node: Node) -> Node:
     """The node behind views."""
-    while type(node) is View:
-        node = node.base
-    return node
+    return node.root if type(node) is View else node
 
 
 def symbolic_index(shape: Shape) -> Index:

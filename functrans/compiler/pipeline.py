@@ -3,7 +3,7 @@
     simplify        inline calls, algebra, common subexpressions, dead code  (jaxpr -> jaxpr)
     to_nodes        each equation by its rule: what one element is           (jaxpr -> nodes)
     fuse            which nodes share loops, which are stored                (nodes -> groups)
-    assemble        kernels, products and host steps over buffers            (groups -> loop program)
+    assemble        kernels, products, host steps over buffers              (groups -> loop program)
     plan_memory     a place in one arena for every temporary                 (loop program -> same)
     compile_program LLVM text, optimized by LLVM                             (loop program -> code)
 
