@@ -9,39 +9,61 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from functrans import loop_ir as ir
-from functrans.compiler.scalar_types import literal, llvm_type
+from functrans.compiler import scalar_math
+from functrans.compiler.scalar_types import literal, llvm_type, memory_type
 from functrans.runtime import blas
 
-INLINE_WORK = 40_000  # m * n * k up to which a call of BLAS costs more than loops (measured: 34^3)
+# m * n * k up to which loops take no longer than a call of BLAS; of a matrix and a vector.
+INLINE_WORK = 40_000
+INLINE_VECTOR_WORK = 4_000
 ROWS = 4
 VECTOR_BITS = 512
-_GEMM = {"f4": "s", "f8": "d"}
+PACK_LIMIT = 1 << 14  # elements of a packed operand, which is on the stack
+_GEMM = {"f4": "s", "f8": "d", "c8": "c", "c16": "z"}
 
 
 def emit(body: Any, step: ir.MatMul, pointers: dict[str, str]) -> None:
     """Append the product to a driver."""
     if 0 in step.sizes[:3]:
         return
+    step = _by_rows(step)
     name = _function(body, step)
     args = ", ".join(f"ptr {pointers[p]}" for p in (step.lhs, step.rhs, step.out))
     body.do(f"call void @{name}({args})")
 
 
+def _by_rows(step: ir.MatMul) -> ir.MatMul:
+    """The step, or its transpose `out.T = rhs.T @ lhs.T` where that writes along rows."""
+    b, m, n, k = step.sizes
+    along_columns = step.out_strides[1] == 1 and step.out_strides[2] != 1
+    if not along_columns or n == 1:
+        return step
+
+    def transposed(strides: tuple[int, int, int]) -> tuple[int, int, int]:
+        return strides[0], strides[2], strides[1]
+
+    return ir.MatMul(
+        step.out, step.rhs, step.lhs, (b, n, m, k), transposed(step.rhs_strides),
+        transposed(step.lhs_strides), transposed(step.out_strides), step.dtype,
+    )  # fmt: skip
+
+
 def _function(body: Any, step: ir.MatMul) -> str:
+    """Make sure the module has the function of this product; returns its name."""
     _, m, n, k = step.sizes
-    parts = [
-        step.dtype.str[1:],
-        *step.sizes,
-        *step.lhs_strides,
-        *step.rhs_strides,
-        *step.out_strides,
-    ]
-    name = "matmul_" + "_".join(map(str, parts)).replace("-", "n")
-    gemm = _gemm_layout(step)
-    if step.dtype.kind == "f" and m * n * k > INLINE_WORK and gemm is not None:
+    strides = (*step.lhs_strides, *step.rhs_strides, *step.out_strides)
+    name = "matmul_" + "_".join(map(str, (step.dtype.str[1:], *step.sizes, *strides)))
+    name = name.replace("-", "n")
+    limit = INLINE_WORK if min(m, n) > 1 else INLINE_VECTOR_WORK
+    gemm = _gemm_layout(step) if m * n * k > limit and step.dtype.str[1:] in _GEMM else None
+    is_real = step.dtype.kind == "f" and step.dtype.itemsize > 2
+    packed = step.rhs_strides[2] != 1
+    if gemm is not None and blas.available():
         text = _blas_text(body, step, name, gemm)
-    elif step.dtype.kind == "f" and step.out_strides[2] == 1 and k * n <= 1 << 14:
+    elif is_real and n > 1 and step.out_strides[2] == 1 and not (packed and k * n > PACK_LIMIT):
         text = _blocked_text(step, name)
     else:
         text = _loop_text(step, name)
@@ -75,17 +97,29 @@ def _gemm_layout(step: ir.MatMul) -> tuple[tuple[int, int], tuple[int, int], int
     return lhs, rhs, out[1]
 
 
+def _scalars(body: Any, dtype: np.dtype) -> tuple[str, str]:
+    """The factors 1 and 0 as BLAS takes them: complex ones by address."""
+    values = literal(dtype.type(1), dtype), literal(dtype.type(0), dtype)
+    if dtype.kind != "c":
+        return values
+    names = f"@one.{dtype.char}", f"@zero.{dtype.char}"
+    for name, value in zip(names, values, strict=True):
+        body.need(f"{name} = private constant {llvm_type(dtype)} {value}")
+    return names
+
+
 def _blas_text(body: Any, step: ir.MatMul, name: str, layout: Any) -> str:
     (ta, lda), (tb, ldb), ldc = layout
     batch, m, n, k = step.sizes
     t, i = llvm_type(step.dtype), f"i{blas.integer_bits()}"
     symbol = blas.gemm_symbol(_GEMM[step.dtype.str[1:]])
-    types = f"i32, i32, i32, {i}, {i}, {i}, {t}, ptr, {i}, ptr, {i}, {t}, ptr, {i}"
+    s = "ptr" if step.dtype.kind == "c" else t  # how alpha and beta are passed
+    types = f"i32, i32, i32, {i}, {i}, {i}, {s}, ptr, {i}, ptr, {i}, {s}, ptr, {i}"
     body.need(f"declare void @{symbol}({types})")
-    one, zero = literal(1, step.dtype), literal(0, step.dtype)
+    one, zero = _scalars(body, step.dtype)
     call = (
-        f"call void @{symbol}(i32 101, i32 {ta}, i32 {tb}, {i} {m}, {i} {n}, {i} {k}, {t} {one}, "
-        f"ptr %pa, {i} {lda}, ptr %pb, {i} {ldb}, {t} {zero}, ptr %pc, {i} {ldc})"
+        f"call void @{symbol}(i32 101, i32 {ta}, i32 {tb}, {i} {m}, {i} {n}, {i} {k}, {s} {one}, "
+        f"ptr %pa, {i} {lda}, ptr %pb, {i} {ldb}, {s} {zero}, ptr %pc, {i} {ldc})"
     )
     params = "ptr noalias %a, ptr noalias %b, ptr noalias %c"
     return f"""define internal void @{name}({params}) noinline {{
@@ -173,29 +207,64 @@ class _Text:
         return "\n".join([head, "entry:", *self.lines, "  ret void", "}"])
 
 
+class _Arithmetic:
+    """Multiply and add as NumPy's own products do: half precision is summed in single."""
+
+    def __init__(self, f: _Text, dtype: np.dtype):
+        self.f = f
+        self.dtype = dtype
+        half = dtype.kind == "f" and dtype.itemsize == 2
+        self.sum_dtype = np.dtype(np.float32) if half else dtype
+
+    def load(self, pointer: str) -> str:
+        value = self.f.emit(f"load {memory_type(self.dtype)}, ptr {pointer}")
+        if self.dtype.kind == "b":
+            value = self.f.emit(f"icmp ne i8 {value}, 0")
+        return self._convert(value, self.dtype, self.sum_dtype)
+
+    def store(self, value: str, pointer: str) -> None:
+        value = self._convert(value, self.sum_dtype, self.dtype)
+        if self.dtype.kind == "b":
+            value = self.f.emit(f"zext i1 {value} to i8")
+        self.f.do(f"store {memory_type(self.dtype)} {value}, ptr {pointer}")
+
+    def add_product(self, total: str, x: str, y: str) -> str:
+        d = self.sum_dtype
+        if d.kind == "f":
+            product = self.f.emit(f"fmul contract {llvm_type(d)} {x}, {y}")
+            return self.f.emit(f"fadd reassoc nsz contract {llvm_type(d)} {total}, {product}")
+        product = scalar_math.lower_scalar(self.f, "mul", [x, y], [d, d], d)
+        return scalar_math.lower_scalar(self.f, "add", [total, product], [d, d], d)
+
+    def _convert(self, value: str, source: np.dtype, out: np.dtype) -> str:
+        return scalar_math.lower_scalar(self.f, "convert", [value], [source], out)
+
+
 def _loop_text(step: ir.MatMul, name: str) -> str:
-    """Any strides, any real dtype: bool is the or of ands, integers wrap."""
+    """Any strides, any dtype: bool is the or of ands, integers wrap."""
     f, (batch, m, n, k) = _Text(), step.sizes
-    t = "i8" if step.dtype.kind == "b" else llvm_type(step.dtype)
-    multiply, add = ("fmul", "fadd") if step.dtype.kind == "f" else ("mul", "add")
-    if step.dtype.kind == "b":
-        multiply, add = "and", "or"
-    zero = literal(0, step.dtype) if step.dtype.kind == "f" else "0"
+    number, t = _Arithmetic(f, step.dtype), memory_type(step.dtype)
+    sum_type = llvm_type(number.sum_dtype)
+    zero = literal(number.sum_dtype.type(0), number.sum_dtype)
 
     def column(b: str, i: str, j: str) -> None:
         def dot(p: str, acc: list[str]) -> list[str]:
             sa, sb = step.lhs_strides, step.rhs_strides
-            x = f.emit(f"load {t}, ptr {f.at(t, '%a', (b, sa[0]), (i, sa[1]), (p, sa[2]))}")
-            y = f.emit(f"load {t}, ptr {f.at(t, '%b', (b, sb[0]), (p, sb[1]), (j, sb[2]))}")
-            return [f.emit(f"{add} {t} {acc[0]}, {f.emit(f'{multiply} {t} {x}, {y}')}")]
+            x = number.load(f.at(t, "%a", (b, sa[0]), (i, sa[1]), (p, sa[2])))
+            y = number.load(f.at(t, "%b", (b, sb[0]), (p, sb[1]), (j, sb[2])))
+            return [number.add_product(acc[0], x, y)]
 
-        total = f.loop(k, dot, [(t, zero)])[0] if k else zero
+        total = f.loop(k, dot, [(sum_type, zero)])[0] if k else zero
         so = step.out_strides
-        f.do(f"store {t} {total}, ptr {f.at(t, '%c', (b, so[0]), (i, so[1]), (j, so[2]))}")
+        number.store(total, f.at(t, "%c", (b, so[0]), (i, so[1]), (j, so[2])))
 
-    f.loop(
-        batch, lambda b, _: f.loop(m, lambda i, _: f.loop(n, lambda j, _: column(b, i, j))) and None
-    )
+    def row(b: str, i: str) -> None:
+        f.loop(n, lambda j, _: column(b, i, j))
+
+    def matrix(b: str, _: Any) -> None:
+        f.loop(m, lambda i, _: row(b, i))
+
+    f.loop(batch, matrix)
     return f.function(name)
 
 

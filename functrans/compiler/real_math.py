@@ -423,7 +423,7 @@ def _convert(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
 def _rounded_to_odd(body: Body, x: str) -> str:
     """A double as a float whose last bit says whether it is inexact.
 
-    Rounding that to half is rounding the double once (S. Boldo and G. Melquiond, IEEE Trans. Comput.
+    Rounding that to half is rounding the double once (Boldo and Melquiond, IEEE Trans. Comput.
     57(4), 2008); x86 has no instruction for it, and LLVM would call a function that is not there.
     """
     bits = body.emit(f"bitcast double {x} to i64")

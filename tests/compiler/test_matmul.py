@@ -1,0 +1,105 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from functrans.loop_ir import Buffer, MatMul
+from functrans.printing_loops import program_to_python, run_python
+from functrans.runtime.executable import compile_program
+from tests.helpers.loop_programs import product, program
+
+EDGES = [1, 2, 3, 17]
+DTYPES = [np.dtype(d) for d in ("bool", "i4", "u1", "f2", "f4", "f8", "c8", "c16")]
+
+
+def random_array(rng, shape, dtype):
+    x = rng.normal(size=shape) * 3
+    if dtype.kind == "u":
+        x = np.abs(x)
+    if dtype.kind == "b":
+        return x > 0
+    if dtype.kind == "c":
+        x = x + 1j * rng.normal(size=shape)
+    return x.astype(dtype)
+
+
+def check(p):
+    rng = np.random.default_rng(0)
+    args = [random_array(rng, b.shape, b.dtype) for b in p.inputs]
+    want, got = run_python(p, args)[0], compile_program(p)(args)[0]
+    assert (got.dtype, got.shape) == (want.dtype, want.shape)
+    if got.dtype.kind in "biu":
+        np.testing.assert_array_equal(got, want)
+    else:
+        k = p.steps[0].sizes[3]
+        scale = 10 * max(k, 1) * np.finfo(got.dtype).eps
+        np.testing.assert_allclose(got, want, rtol=scale, atol=scale * 10)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_layout_of_a_small_product(dtype):
+    for lhs, rhs in itertools.product(["bmk", "bkm", "mk", "km"], ["bkn", "bnk", "kn", "nk"]):
+        check(product((2, 3, 5, 4), dtype, lhs=lhs, rhs=rhs))
+
+
+@pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")], ids=str)
+@pytest.mark.parametrize("m", EDGES)
+def test_edge_sizes(dtype, m):
+    for n, k in itertools.product(EDGES, EDGES):
+        check(product((1, m, n, k), dtype))
+        check(product((1, m, n, k), dtype, lhs="bkm", rhs="bnk"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("sizes", [(0, 2, 3, 4), (2, 0, 3, 4), (2, 3, 0, 4), (2, 3, 4, 0)])
+def test_empty_products_are_zero(dtype, sizes):
+    check(product(sizes, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize(
+    ("lhs", "rhs"), [("bmk", "bkn"), ("bkm", "bnk"), ("mbk", "bkn"), ("bmk", "knb"), ("mkb", "nkb")]
+)
+def test_large_products(dtype, lhs, rhs):
+    check(product((2, 33, 70, 65), dtype, lhs=lhs, rhs=rhs))
+
+
+@pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")], ids=str)
+def test_large_matrix_times_vector(dtype):
+    check(product((1, 300, 1, 310), dtype))
+    check(product((1, 1, 300, 310), dtype))
+    check(product((1, 300, 310, 1), dtype))
+
+
+def test_output_in_another_order_than_rows():
+    for size in (3, 70):
+        sizes, shape = (1, size, size + 1, size + 2), (size + 1, size)
+        f8 = np.dtype("f8")
+        step = MatMul(
+            "out", "lhs", "rhs", sizes, (0, size + 2, 1), (0, size + 1, 1), (0, 1, size), f8
+        )
+        inputs = [Buffer("lhs", (size, size + 2), f8), Buffer("rhs", (size + 2, size + 1), f8)]
+        check(program(inputs, [Buffer("out", shape, f8)], [step]))
+
+
+def test_nan_and_infinity_reach_every_sum():
+    p = product((1, 5, 6, 7), np.dtype("f8"))
+    args = [np.ones((1, 5, 7)), np.ones((1, 7, 6))]
+    args[0][0, 1, 2], args[1][0, 3, 4] = np.nan, np.inf
+    np.testing.assert_array_equal(compile_program(p)(args)[0], run_python(p, args)[0])
+
+
+def test_large_float_products_call_blas_and_small_ones_do_not():
+    def calls_blas(n, dtype):
+        return "gemm" in compile_program(product((1, n, n, n), np.dtype(dtype))).llvm
+
+    assert calls_blas(200, "f8")
+    assert calls_blas(200, "c8")
+    assert not calls_blas(8, "f8")
+    assert not calls_blas(200, "i8")
+
+
+def test_products_print_as_products():
+    text = program_to_python(product((1, 2, 3, 4), np.dtype("f8"), lhs="mk", rhs="nk"))
+    assert "view(out, (1, 2, 3), (6, 3, 1))" not in text
+    assert "out[...] = lhs @ rhs.T" in text
