@@ -74,6 +74,9 @@ def check_grads(
     Forward mode is compared with finite differences along a random direction, reverse mode with the
     same by the inner product `<ct, J t> = <J^T ct, t>`. Raises AssertionError with both values.
     """
+    unknown = set(modes) - {"fwd", "rev"}
+    if unknown:
+        raise ValueError(f"modes are 'fwd' and 'rev', got {', '.join(map(repr, sorted(unknown)))}.")
     args = tuple(args)
     step = _step(args, eps)
     tolerance = 100 * step**2 if eps is None else 1e-2
@@ -122,6 +125,6 @@ def compare_jacobians(
         columns.append(numerical_jvp(lambda y: f(y, *args[1:]), (x,), (t.reshape(x.shape),), step))
     shape = np.shape(columns[0]) if columns else theoretical.shape[: theoretical.ndim - x.ndim]
     numerical = np.stack(columns, axis=-1) if columns else np.zeros((*shape, 0))
-    numerical = numerical.reshape(*shape, *x.shape)
+    numerical = numerical.reshape((*shape, *x.shape))
     difference = float(np.max(np.abs(theoretical - numerical), initial=0.0))
     return theoretical, numerical, difference

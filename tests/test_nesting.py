@@ -39,9 +39,9 @@ KEEP = {
     "jit": ft.jit,
     "vmap of 1": lambda f: lambda x: ft.vmap(f)(np.stack([x]))[0],
     "vmap of 2": lambda f: lambda x: ft.vmap(f)(np.stack([x + 1, x]))[1],
-    "vmap, shared": lambda f: lambda x: ft.vmap(
-        lambda y, z: f(y) + 0 * z, in_axes=(None, 0)
-    )(x, np.arange(2.0))[1],
+    "vmap, shared": lambda f: (
+        lambda x: ft.vmap(lambda y, z: f(y) + 0 * z, in_axes=(None, 0))(x, np.arange(2.0))[1]
+    ),
     "eval_jaxpr": lambda f: lambda x: _through_jaxpr(f, x),
 }
 
@@ -95,12 +95,12 @@ HESSIANS = {
     "fwd over fwd": lambda f: ft.jacfwd(ft.jacfwd(f)),
     "jacobian of grad": lambda f: ft.jacobian(ft.grad(f)),
     "jacfwd of jit of grad of jit": lambda f: ft.jacfwd(ft.jit(ft.grad(ft.jit(f)))),
-    "rows by vmap of jvp of grad": lambda f: lambda x: ft.vmap(
-        lambda t: ft.jvp(ft.grad(f), (x,), (t,))[1]
-    )(np.eye(2)),
-    "rows by grad of an inner product": lambda f: lambda x: ft.vmap(
-        lambda t: ft.grad(lambda y: np.dot(ft.grad(f)(y), t))(x)
-    )(np.eye(2)),
+    "rows by vmap of jvp of grad": lambda f: (
+        lambda x: ft.vmap(lambda t: ft.jvp(ft.grad(f), (x,), (t,))[1])(np.eye(2))
+    ),
+    "rows by grad of an inner product": lambda f: (
+        lambda x: ft.vmap(lambda t: ft.grad(lambda y: np.dot(ft.grad(f)(y), t))(x))(np.eye(2))
+    ),
 }
 
 
@@ -116,7 +116,7 @@ def test_every_way_to_a_hessian_agrees(way, compiled, case):
 
 
 def test_perturbations_of_nested_levels_are_not_confused():
-    # d/dx (x * d/dy (x + y)) = 1: a classic where mixing the two levels gives 2 (Siskind, Pearlmutter).
+    # d/dx (x * d/dy (x + y)) = 1; mixing the two levels would give 2 (Siskind and Pearlmutter).
     for outer in DIFFERENTIATE.values():
         for inner in DIFFERENTIATE.values():
             f = outer(lambda x, inner=inner: x * inner(lambda y: x + y)(1.0))

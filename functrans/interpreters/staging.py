@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from functrans import dtypes
 from functrans.config import switches
 from functrans.core import (
     Primitive,
@@ -186,7 +187,10 @@ def eval_jaxpr(jaxpr: Jaxpr, consts: Sequence[Any], *args: Any) -> list[Any]:
             f"got {len(consts)} and {len(args)}."
         )
     env: dict[Var, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-    env.update(zip(jaxpr.invars, args, strict=True))
+    for var, x in zip(jaxpr.invars, args, strict=True):
+        if type(x) in dtypes.PYTHON_SCALARS:
+            x = np.asarray(x).astype(var.aval.dtype, casting="same_kind")[()]
+        env[var] = x
     before = swap_source(None)
     eqn = None
     try:
