@@ -43,14 +43,14 @@ neg = Elementwise(
 )  # fmt: skip
 mul = Elementwise(
     "mul", np.multiply,
-    [along(lambda t, y, a, b: mul(t, b)), along(lambda t, y, a, b: mul(a, t))],
+    [along(lambda t, y, a, b: masked_mul(t, b)), along(lambda t, y, a, b: masked_mul(t, a))],
     kinds=ALL, transposes=[lambda ct, a, b: mul(ct, b), lambda ct, a, b: mul(a, ct)],
 )  # fmt: skip
 # t * d, and 0 wherever t is exactly 0, whatever d is. Linear in t.
 masked_mul = Elementwise(
     "masked_mul", values.masked_mul,
-    [along(lambda t, y, a, b: masked_mul(t, b)), along(lambda t, y, a, b: masked_mul(a, t))],
-    transposes=[lambda ct, a, b: masked_mul(ct, b), lambda ct, a, b: masked_mul(a, ct)],
+    [along(lambda t, y, a, b: masked_mul(t, b)), along(lambda t, y, a, b: masked_mul(t, a))],
+    transposes=[lambda ct, a, b: masked_mul(ct, b), lambda ct, a, b: masked_mul(ct, a)],
 )  # fmt: skip
 Elementwise.sum_tangents = staticmethod(lambda s, t: add(s, t))
 Elementwise.times = staticmethod(lambda t, d: mul(t, d))

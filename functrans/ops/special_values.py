@@ -21,7 +21,11 @@ def scalar_or_array(x: Any) -> Any:
 def masked_mul(t: Any, d: Any) -> Any:
     """t * d, and t (a zero) wherever t is exactly zero."""
     with np.errstate(all="ignore"):
-        return scalar_or_array(np.where(t == 0, np.zeros_like(t), t * d))
+        y = t * d
+        total = np.add.reduce(y, axis=None)
+        if total == total:  # no nan anywhere: nothing to mask
+            return y
+        return scalar_or_array(np.where(t == 0, np.zeros_like(t), y))
 
 
 def may_vanish(b: Any) -> bool:
