@@ -23,7 +23,7 @@ from functrans.numpy.promotion import (
     promote,
     scalar_like,
 )
-from functrans.numpy.ufuncs import UFUNCS, absolute, maximum, minimum, multiply, rint
+from functrans.numpy.ufuncs import UFUNCS, absolute, arctan2, maximum, minimum, multiply, rint
 
 _abs, _max, _min, _mul = absolute.traced, maximum.traced, minimum.traced, multiply.traced
 _MISSING: Any = np._NoValue  # type: ignore[attr-defined]
@@ -115,7 +115,9 @@ def round(a: Any, decimals: int = 0, out: Any = None) -> Any:
     kind = x.dtype.kind
     if kind in "iu" and decimals >= 0:
         return x
-    if decimals == 0 or kind == "b":
+    if kind == "b" and decimals:
+        raise TypeError("bools have no decimals to round; convert them with x.astype(float).")
+    if decimals == 0:
         return rint.traced(x)
     if kind == "c":
         parts = [TRACED[np.round](part(x), decimals) for part in (ops.real, ops.imag)]
@@ -156,11 +158,11 @@ def imag(val: Any) -> Any:
 @implements(np.angle)
 def angle(z: Any, deg: bool = False) -> Any:
     """`numpy.angle`."""
-    x = promotion.inexact(z)
+    x = array(z)
     if x.dtype.kind == "c":
         y = ops.atan2(ops.imag(x), ops.real(x))
     else:
-        y = ops.atan2(scalar_like(0, x), x)
+        y = arctan2.traced(0, x)
     return _mul(y, 180 / math.pi) if deg else y
 
 

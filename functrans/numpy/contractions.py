@@ -17,9 +17,14 @@ from functrans.numpy.indexing import diagonal
 from functrans.numpy.manipulation import permute, reshaped
 from functrans.numpy.promotion import array, cast, insert_axes, normalize_axes, promote
 from functrans.numpy.reductions import sum_dtype
-from functrans.numpy.ufuncs import conjugate, multiply
+from functrans.numpy.ufuncs import multiply
 
 _SIGNATURE = "(n?,k),(k,m?)->(n?,m?)"
+
+
+def conjugated(x: Any) -> Any:
+    """conj(x); real values and bools as they are."""
+    return ops.conj(x) if x.dtype.kind == "c" else x
 
 
 def contract(
@@ -94,7 +99,7 @@ def _vecdot(x1: Any, x2: Any) -> Any:
     _same_core("vecdot", "(n),(n)->()", a, b, -1, -1)
     batch = promotion.broadcast_shapes(a.shape[:-1], b.shape[:-1])
     n = len(batch)
-    a = promotion.broadcast_to(conjugate.traced(a), (*batch, a.shape[-1]))
+    a = promotion.broadcast_to(conjugated(a), (*batch, a.shape[-1]))
     b = promotion.broadcast_to(b, (*batch, b.shape[-1]))
     return contract(a, b, ((n,), (n,)), (range(n), range(n)))
 
@@ -108,7 +113,7 @@ def _matvec(x1: Any, x2: Any) -> Any:
 def _vecmat(x1: Any, x2: Any) -> Any:
     v, b = promote(array(x1), array(x2))
     _same_core("vecmat", "(n),(n,m)->(m)", v, b, -1, -2)
-    v = insert_axes(conjugate.traced(v), (v.ndim - 1,))
+    v = insert_axes(conjugated(v), (v.ndim - 1,))
     return _without_axis(_matmul(v, b), -2)
 
 
@@ -173,7 +178,7 @@ def vdot(a: Any, b: Any, /) -> Any:
     a, b = promote(array(a), array(b))
     a, b = reshaped(a, (a.size,)), reshaped(b, (b.size,))
     _refuse_unaligned(a, b, 0, 0)
-    return contract(conjugate.traced(a), b, ((0,), (0,)))
+    return contract(conjugated(a), b, ((0,), (0,)))
 
 
 @implements(np.inner)

@@ -44,14 +44,14 @@ def _filled(shape: Any, value: Any, dtype: np.dtype) -> Any:
 
 
 @implements(np.zeros)
-def zeros(shape: Any, dtype: Any = float, order: str = "C", *, device: Any = None,
+def zeros(shape: Any, dtype: Any = None, order: str = "C", *, device: Any = None,
           like: Any = None) -> Any:  # fmt: skip
     """`numpy.zeros`."""
     return _filled(shape, 0, np.dtype(dtype))
 
 
 @implements(np.empty)
-def empty(shape: Any, dtype: Any = float, order: str = "C", *, device: Any = None,
+def empty(shape: Any, dtype: Any = None, order: str = "C", *, device: Any = None,
           like: Any = None) -> Any:  # fmt: skip
     """`numpy.empty`: zeros."""
     return _filled(shape, 0, np.dtype(dtype))

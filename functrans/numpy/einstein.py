@@ -179,7 +179,8 @@ def _summed(labels: Labels, x: Any, needed: set[str]) -> tuple[Labels, Any]:
     axes = tuple(i for i, s in enumerate(labels) if s not in needed)
     if not axes:
         return labels, x
-    return tuple(s for s in labels if s in needed), ops.reduce_sum(x, axes=axes)
+    total = ops.reduce_or if x.dtype == bool else ops.reduce_sum
+    return tuple(s for s in labels if s in needed), total(x, axes=axes)
 
 
 def _product_of(terms: Sequence[tuple[Labels, Any]], needed: set[str]) -> tuple[Labels, Any]:

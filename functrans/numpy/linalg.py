@@ -166,7 +166,6 @@ def multi_dot(arrays: Any, *, out: Any = None) -> Any:
 
 
 matmul = contractions.matmul
-vecdot = contractions.vecdot
 outer = contractions.outer
 tensordot = contractions.tensordot
 matrix_transpose = manipulation.matrix_transpose
@@ -176,6 +175,13 @@ matrix_transpose = manipulation.matrix_transpose
 def cross(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
     """`numpy.linalg.cross`: of 3-vectors along `axis`."""
     return TRACED[np.cross](x1, x2, axis=axis)
+
+
+@_implements("vecdot")
+def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
+    """`numpy.linalg.vecdot`: products of vectors along `axis`, the first conjugated."""
+    first = TRACED[np.moveaxis](x1, axis, -1)
+    return TRACED[np.vecdot](first, TRACED[np.moveaxis](x2, axis, -1))
 
 
 @_implements("trace")
@@ -191,9 +197,6 @@ def diagonal(x: Any, /, *, offset: int = 0) -> Any:
 
 
 TRACED[np.linalg.matmul] = TRACED[np.matmul]
-TRACED[np.linalg.vecdot] = lambda x1, x2, /, *, axis=-1: TRACED[np.vecdot](
-    TRACED[np.moveaxis](x1, axis, -1), TRACED[np.moveaxis](x2, axis, -1)
-)
 TRACED[np.linalg.outer] = TRACED[np.outer]
 TRACED[np.linalg.tensordot] = TRACED[np.tensordot]
 TRACED[np.linalg.matrix_transpose] = TRACED[np.matrix_transpose]

@@ -8,13 +8,14 @@ import numpy as np
 
 from functrans import ops
 from functrans.numpy import promotion
-from functrans.numpy.contractions import contract
+from functrans.numpy.contractions import conjugated, contract
 from functrans.numpy.dispatch import TRACED, implements
 from functrans.numpy.indexing import gather_axis
 from functrans.numpy.manipulation import join, slice_axis
 from functrans.numpy.promotion import (
     array,
     cast,
+    dtype_of,
     insert_axes,
     normalize_axes,
     normalize_axis,
@@ -22,7 +23,7 @@ from functrans.numpy.promotion import (
     promote,
     scalar_like,
 )
-from functrans.numpy.ufuncs import add, conjugate, multiply, not_equal, subtract
+from functrans.numpy.ufuncs import add, multiply, not_equal, subtract
 
 _MISSING: Any = np._NoValue  # type: ignore[attr-defined]
 _add, _sub, _mul = add.traced, subtract.traced, multiply.traced
@@ -80,6 +81,8 @@ def ediff1d(ary: Any, to_end: Any = None, to_begin: Any = None) -> Any:
 @implements(np.gradient)
 def gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> Any:
     """`numpy.gradient` for evenly spaced samples: a number of spacing per axis, or one for all."""
+    if dtype_of(operand(f)).kind == "b":
+        raise TypeError("np.gradient of bools is not defined; convert them with f.astype(float).")
     x = promotion.inexact(f)
     axes = normalize_axes(axis, x.ndim)
     steps = list(varargs) or [1.0]
@@ -166,7 +169,7 @@ def convolve(a: Any, v: Any, /, mode: str = "full") -> Any:
 def correlate(a: Any, v: Any, mode: str = "valid") -> Any:
     """`numpy.correlate`."""
     a, v = _sequences(a, v)
-    v = conjugate.traced(v)
+    v = conjugated(v)
     if v.size <= a.size:
         return _windows(a, v, mode)
     flipped = [ops.rev(x, dimensions=(0,)) for x in (v, a)]

@@ -80,21 +80,28 @@ def median(a: Any, axis: Any = None, out: Any = None, overwrite_input: bool = Fa
 
 @implements(np.quantile)
 def quantile(a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False,
-             method: str = "linear", keepdims: bool = False) -> Any:  # fmt: skip
+             method: str = "linear", keepdims: bool = False, *,
+             weights: Any = None) -> Any:  # fmt: skip
     """`numpy.quantile` with method "linear"; `q` must be known while tracing."""
-    return _quantile(a, q, 1, axis, method, keepdims)
+    return _quantile(a, q, 1, axis, method, keepdims, weights)
 
 
 @implements(np.percentile)
 def percentile(a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False,
-               method: str = "linear", keepdims: bool = False) -> Any:  # fmt: skip
+               method: str = "linear", keepdims: bool = False, *,
+             weights: Any = None) -> Any:  # fmt: skip
     """`numpy.percentile` with method "linear"; `q` must be known while tracing."""
-    return _quantile(a, q, 100, axis, method, keepdims)
+    return _quantile(a, q, 100, axis, method, keepdims, weights)
 
 
-def _quantile(a: Any, q: Any, whole: int, axis: Any, method: str, keepdims: bool) -> Any:
-    if method != "linear":
-        raise TypeError(f"quantiles of traced values know method='linear' only, got {method!r}.")
+def _quantile(a: Any, q: Any, whole: int, axis: Any, method: str, keepdims: bool,
+              weights: Any) -> Any:  # fmt: skip
+    if method != "linear" or weights is not None:
+        raise TypeError(
+            f"quantiles of traced values know method='linear' without weights only, got {method!r}."
+        )
+    if promotion.dtype_of(promotion.operand(a)).kind in "bc":
+        raise TypeError("quantiles are of real numbers; convert with a.astype(float).")
     if promotion.holds_tracer(q):
         raise TypeError("quantiles of traced values need a q that is known while tracing.")
     q = np.asarray(q, float) / whole
@@ -164,10 +171,13 @@ def nanmean(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdi
 
 @implements(np.nanvar)
 def nanvar(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0,
-           keepdims: Any = False, *, where: Any = True) -> Any:  # fmt: skip
+           keepdims: Any = False, *, where: Any = True, mean: Any = None,
+           correction: Any = None) -> Any:  # fmt: skip
     """`numpy.nanvar`."""
     y = _leaving_out_nan(np.var, a, {"axis": axis, "dtype": dtype, "out": out, "ddof": ddof,
-                         "keepdims": keepdims, "where": where})  # fmt: skip
+                         "keepdims": keepdims, "where": where, "mean": mean,
+                         "correction": correction})  # fmt: skip
+    ddof = ddof if correction is None else correction
     return y if not ddof else _nan_without_freedom(y, a, axis, keepdims, ddof)
 
 
@@ -180,9 +190,11 @@ def _nan_without_freedom(y: Any, a: Any, axis: Any, keepdims: Any, ddof: Any) ->
 
 @implements(np.nanstd)
 def nanstd(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0,
-           keepdims: Any = False, *, where: Any = True) -> Any:  # fmt: skip
+           keepdims: Any = False, *, where: Any = True, mean: Any = None,
+           correction: Any = None) -> Any:  # fmt: skip
     """`numpy.nanstd`."""
-    return root_of_sum(TRACED[np.nanvar](a, axis, dtype, out, ddof, keepdims, where=where))
+    options = {"where": where, "mean": mean, "correction": correction}
+    return root_of_sum(TRACED[np.nanvar](a, axis, dtype, out, ddof, keepdims, **options))
 
 
 def _nan_extremum(function: Any, worst: float, a: Any, axis: Any, options: Any) -> Any:
@@ -264,7 +276,7 @@ def cov(m: Any, y: Any = None, rowvar: bool = True, bias: bool = False, ddof: An
     parts = [TRACED[np.atleast_2d](promotion.inexact(p)) for p in (m, y) if p is not None]
     rows = [p if rowvar or p.shape[0] == 1 else TRACED[np.transpose](p) for p in parts]
     x = rows[0] if len(rows) == 1 else join(rows, 0)
-    x = x if dtype is None else cast(x, np.dtype(dtype))
+    x = cast(x, np.result_type(x.dtype, np.float64) if dtype is None else np.dtype(dtype))
     free = (0 if bias else 1) if ddof is None else ddof
     centered = x - TRACED[np.mean](x, axis=1, keepdims=True)
     products = TRACED[np.matmul](centered, conjugate.traced(TRACED[np.transpose](centered)))

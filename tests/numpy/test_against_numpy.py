@@ -342,7 +342,8 @@ LINALG = {
     "matrix_norm": [call(A), call(T), call(A, ord=1), call(A, ord=np.inf, keepdims=True)],
     "matrix_power": [call(A[:, :3], 3), call(A[:, :3], 0), call(A[:, :3], 5), call(A, 2)],
     "multi_dot": [call([A, A.T, A]), call([V, A.T, A, V]), call([A, V])],
-    "matmul": [call(A, A.T)], "vecdot": [call(V, V)], "outer": [call(V, V)], "tensordot": [call(A,
+    "matmul": [call(A, A.T)], "vecdot": [call(V, V), call(A, A, axis=0)], "outer": [call(V, V)],
+        "tensordot": [call(A,
         A.T, axes=1)],
     "matrix_transpose": [call(T)], "cross": [call(A[:, :3], A[:, 1:])], "trace": [call(T)],
         "diagonal": [call(T)],
@@ -360,6 +361,27 @@ def test_linalg_on_tracers(name, i):
     except Exception:
         return
     same(traced(getattr(fnp.linalg, name), *args, **kwargs), expected, rtol=1e-10)
+
+
+DTYPE_CALLS = [
+    np.trace, np.median, np.average, np.diff, np.sort, np.trapezoid, np.cumprod, np.tril,
+        np.nanmean,
+    np.gradient, np.sinc, np.angle, np.nan_to_num, np.cov, np.ptp, np.linalg.norm,
+    lambda x: np.dot(x, x), lambda x: np.vdot(x, x), lambda x: np.inner(x, x), lambda x: np.kron(x,
+        x),
+    lambda x: np.tensordot(x, x), lambda x: np.convolve(x[0], x[1]), lambda x: np.polyval(x[0], x),
+    lambda x: np.linspace(x[0], x[1], 3), lambda x: np.quantile(x, 0.2), lambda x: np.round(x, 1),
+    lambda x: np.clip(x, 0, 1), lambda x: np.vander(x[0]), lambda x: np.einsum("ij->i", x),
+    lambda x: np.einsum("ij,jk->ik", x, x), lambda x: np.einsum("ii", x), lambda x: x @ x,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("i", range(len(DTYPE_CALLS)))
+@pytest.mark.parametrize(
+    "dtype", ["bool", "int8", "uint8", "int64", "float16", "float32", "complex64"]
+)
+def test_dtypes_are_numpys(i, dtype):
+    like_numpy(DTYPE_CALLS[i], np.array([[1, 2], [3, 0]]).astype(dtype), rtol=1e-5)
 
 
 def test_linalg_names_are_all_in_the_table():
