@@ -11,9 +11,9 @@ quotient are three inner loops, at stages 0, 1, 2, of one outer loop:
 
     for i: (max over j) (sum of exp over j) (write j)
 
-`node.time` says when the value is known. A sum over trailing axes is ready one stage later in the
-loop around; other sums are ready when the kernel has ended. `node.branch` is the part of `time` that a consumer must share, because the node
-depends on a sum that is known in those loops only.
+`node.time` says when the value is known. A sum over trailing axes is known one stage later in the
+loop around; other sums are known when the kernel has ended. `node.branch` is the part of `time`
+that a consumer must share, because the node depends on a sum that is known in those loops only.
 """
 
 from __future__ import annotations

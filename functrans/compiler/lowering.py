@@ -62,6 +62,8 @@ class NodeBuilder:
         elif op in _TO_REAL and dtype.kind == "c":
             dtype = np.dtype(f"f{dtype.itemsize // 2}")
         elif op == "complex":
+            if dtype.itemsize == 2:
+                raise NotNative("complex numbers of float16")
             dtype = np.dtype(f"c{dtype.itemsize * 2}")
         shape = next((x.shape for x in operands if x.shape), ())
         return self.add(nodes.Pointwise(shape, dtype, op, operands))
