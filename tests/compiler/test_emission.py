@@ -26,7 +26,7 @@ from functrans.loop_ir import (
 )
 from functrans.printing_loops import program_to_python, run_python
 from functrans.runtime.executable import compile_program
-from tests.helpers.loop_programs import at, elementwise, kernel_program, program
+from tests.helpers.small_programs import at, elementwise, kernel_program, program
 
 BOOL, I8, I32, I64, U8, U64, F16, F32, F64, C64, C128 = map(
     np.dtype, "bool i1 i4 i8 u1 u8 f2 f4 f8 c8 c16".split()

@@ -6,7 +6,7 @@ import pytest
 from functrans.loop_ir import Buffer, MatMul
 from functrans.printing_loops import program_to_python, run_python
 from functrans.runtime.executable import compile_program
-from tests.helpers.loop_programs import product, program
+from tests.helpers.small_programs import product, program
 
 EDGES = [1, 2, 3, 17]
 DTYPES = [np.dtype(d) for d in ("bool", "i4", "u1", "f2", "f4", "f8", "c8", "c16")]
