@@ -14,7 +14,7 @@ from functrans import ops
 from functrans.compiler.memory import ALIGNMENT, lifetimes
 from functrans.loop_ir import Loop, walk
 from functrans.printing_loops import program_to_python
-from tests.helpers.loop_programs import MatMul, check_lowering, count, kernels
+from tests.helpers.lowered_programs import MatMul, check_lowering, count, kernels
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(5, 7))

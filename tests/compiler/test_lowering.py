@@ -16,7 +16,7 @@ from functrans.compiler.pipeline import compile_closed_jaxpr, lower_to_program
 from functrans.core import Primitive
 from functrans.loop_ir import HostStep
 from functrans.printing_loops import run_python
-from tests.helpers.loop_programs import check_lowering, count, program_of
+from tests.helpers.lowered_programs import check_lowering, count, program_of
 
 DTYPES = [np.dtype(c) for c in "?bhilBHILfdFD"]
 

@@ -1,55 +1,97 @@
-"""Checks that a compiled function equals the eager one, by the loop program and by machine code."""
+"""Small loop programs for tests: kernels in a line, programs without an arena plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-import functrans as ft
-from functrans.compiler.pipeline import lower_to_program
-from functrans.loop_ir import HostStep, KernelCall, MatMul, Program
-from functrans.printing_loops import run_python
-from functrans.runtime.executable import compile_program
+from functrans.loop_ir import (
+    Affine,
+    Buffer,
+    Kernel,
+    KernelCall,
+    Let,
+    Load,
+    Loop,
+    MatMul,
+    Param,
+    Program,
+    Stmt,
+    Store,
+)
 
-LOOSE = {"f2": 1e-3, "f4": 1e-5, "c8": 1e-5}
+
+def at(*terms: str | int | tuple[str, int]) -> Affine:
+    """`at("i", ("j", 2), 3)` is i + 2 j + 3."""
+    named = [t if isinstance(t, tuple) else (t, 1) for t in terms if not isinstance(t, int)]
+    return Affine(tuple(sorted(named)), sum(t for t in terms if isinstance(t, int)))
 
 
-def program_of(f: Callable[..., Any], *args: Any) -> Program:
-    """The loop program of `f` at `args`."""
-    return lower_to_program(ft.make_jaxpr(f)(*args))
-
-
-def check_lowering(
-    f: Callable[..., Any], *args: Any, native: bool = True, host_steps: int = 0
+def program(
+    inputs: Sequence[Buffer],
+    outputs: Sequence[Buffer],
+    steps: Sequence[object],
+    temps: Sequence[Buffer] = (),
+    **fields: object,
 ) -> Program:
-    """Compare the loop program of `f` with its eager value; returns the program."""
-    closed = ft.make_jaxpr(f)(*args)
-    with np.errstate(all="ignore"):
-        expected = ft.eval_jaxpr(closed.jaxpr, closed.consts, *args)
-    program = lower_to_program(closed)
-    assert count(program, HostStep) == host_steps
-    runs = [run_python(program, args)]
-    if native:
-        runs.append(compile_program(program)(args))
-    for results in runs:
-        for got, want in zip(results, expected, strict=True):
-            got, want = np.asarray(got), np.asarray(want)
-            assert (got.shape, got.dtype) == (want.shape, want.dtype)
-            tolerance = LOOSE.get(want.dtype.str[1:], 1e-9)
-            np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
-    return program
+    """A program whose temps follow each other in the arena."""
+    offsets, end = [], 0
+    for temp in temps:
+        offsets.append((temp.name, end))
+        end += -(-temp.nbytes // 64) * 64
+    return Program(
+        "f", tuple(inputs), (), tuple(outputs), tuple(temps), tuple(steps),
+        offsets=tuple(offsets), arena_bytes=end, **fields,
+    )  # type: ignore[arg-type]  # fmt: skip
 
 
-def count(program: Program, kind: type = KernelCall) -> int:
-    """How many steps of a kind a program has."""
-    return sum(isinstance(step, kind) for step in program.steps)
+def elementwise(op: str, dtypes: Sequence[np.dtype], out: np.dtype, n: int) -> Program:
+    """`out[i] = op(x0[i], x1[i], ...)` for i < n."""
+    names = [f"x{j}" for j in range(len(dtypes))]
+    loads = [
+        Load(f"v{j}", x, (at("i"),), d) for j, (x, d) in enumerate(zip(names, dtypes, strict=True))
+    ]
+    body: list[Stmt] = [*loads, Let("y", op, tuple(f"v{j}" for j in range(len(names))), out)]
+    params = [Param(x, (n,), d, "in") for x, d in zip(names, dtypes, strict=True)]
+    kernel = Kernel(
+        (*params, Param("out", (n,), out, "out")),
+        (Loop("i", n, (*body, Store("out", (at("i"),), "y"))),),
+    )
+    inputs = [Buffer(x, (n,), d) for x, d in zip(names, dtypes, strict=True)]
+    return program(inputs, [Buffer("out", (n,), out)], [KernelCall(kernel, (*names, "out"))])
 
 
-def kernels(program: Program) -> int:
-    """How many different kernels a program has."""
-    return len({step.kernel for step in program.steps if isinstance(step, KernelCall)})
+def kernel_program(
+    inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray], body: Sequence[Stmt]
+) -> Program:
+    """One kernel whose formal buffers are the inputs and outputs, shaped as the arrays given."""
+    roles = [("in", inputs), ("out", outputs)]
+    params = [Param(n, a.shape, a.dtype, role) for role, group in roles for n, a in group.items()]
+    kernel = Kernel(tuple(params), tuple(body))
+    return program(
+        [Buffer(n, a.shape, a.dtype) for n, a in inputs.items()],
+        [Buffer(n, a.shape, a.dtype) for n, a in outputs.items()],
+        [KernelCall(kernel, (*inputs, *outputs))],
+    )
 
 
-__all__ = ["HostStep", "KernelCall", "MatMul", "check_lowering", "count", "kernels", "program_of"]
+def product(
+    sizes: tuple[int, int, int, int], dtype: np.dtype, *, lhs: str = "bmk", rhs: str = "bkn"
+) -> Program:
+    """A matrix product of operands whose axes are stored in the order named; `out` is (b, m, n)."""
+    extents = dict(zip("bmnk", sizes, strict=True))
+
+    def buffer(name: str, order: str) -> Buffer:
+        return Buffer(name, tuple(extents[axis] for axis in order), dtype)
+
+    def strides(order: str, axes: str) -> tuple[int, int, int]:
+        shape = [extents[axis] for axis in order]
+        step = {a: int(np.prod(shape[i + 1 :])) for i, a in enumerate(order)}
+        return tuple(step.get(axis, 0) for axis in axes)  # type: ignore[return-value]
+
+    step = MatMul(
+        "out", "lhs", "rhs", sizes, strides(lhs, "bmk"), strides(rhs, "bkn"),
+        strides("bmn", "bmn"), dtype,
+    )  # fmt: skip
+    return program([buffer("lhs", lhs), buffer("rhs", rhs)], [buffer("out", "bmn")], [step])
