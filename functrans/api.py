@@ -162,7 +162,8 @@ class _Chosen:
             if name not in kwargs:
                 raise ValueError(
                     f"{what} was asked to differentiate the keyword argument {name!r}, but the "
-                    f"call passed {sorted(kwargs) or 'no keyword arguments'}."
+                    f"call passed {sorted(kwargs) or 'no keyword arguments'}.\n  Pass it as "
+                    f"{name}=..., or choose a positional argument by argnums."
                 )
         if argnums is None:
             argnums = () if wanted else 0
@@ -455,6 +456,12 @@ def _matching(tree: Any, treedef: Any, avals: Sequence[ShapedArray], what: str) 
     for x, aval in zip(leaves, avals, strict=True):
         expected = aval.tangent_aval()
         if expected.dtype == dtypes.float0:
+            if get_aval(x) != expected:
+                raise TypeError(
+                    f"{what} has a leaf {describe(x)} for a value of type {aval}, which carries no "
+                    "derivative.\n  Make that value floating-point (3.0, x.astype(float)), or pass "
+                    f"np.zeros({aval.shape}, functrans.float0)."
+                )
             out.append(Zero(expected))
             continue
         actual = get_aval(x)

@@ -121,6 +121,8 @@ def normalize_argnums(argnums: int | Sequence[int], count: int, what: str) -> tu
                 f"{what} was asked to differentiate positional argument {given}, but the call has "
                 f"{count} positional argument(s). Keyword arguments go by argnames."
             )
+    if len(set(out)) != len(out):
+        raise ValueError(f"{what} was asked to differentiate an argument twice: argnums={argnums}.")
     return out
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from functrans import ops
+from functrans import dtypes, ops
 from functrans.api import Argnums, _all_owned, _Chosen, _linearized, jvp
 from functrans.arguments import (
     argument_names,
@@ -20,7 +20,7 @@ from functrans.arguments import (
 from functrans.core import get_aval
 from functrans.interpreters.batching import batch_flat, move_to
 from functrans.interpreters.transpose import transpose_tape
-from functrans.pytree import broadcast_prefix, tree_flatten, tree_map, tree_unflatten
+from functrans.pytree import broadcast_prefix, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 
 def vmap(
@@ -155,7 +155,9 @@ def _place(y: Any, dim: int | None, wanted: int | None, size: int, i: int, what:
     ndim = np.ndim(y) + (dim is None)
     if not -ndim <= wanted < ndim:
         raise ValueError(f"{what}: out_axes {wanted} does not exist in output {i} of {ndim} axes.")
-    return move_to(y, dim, wanted % ndim, size)
+    moved = move_to(y, dim, wanted % ndim, size)
+    # A value repeated along the axis is a read-only view; the caller gets an array of their own.
+    return moved.copy() if type(moved) is np.ndarray and not moved.flags.writeable else moved
 
 
 # ---------------------------------------------------------------------------- Jacobians
@@ -204,6 +206,9 @@ def jacfwd(
         columns = []
         for i in range(len(leaves)):
             out, extra = vmap(push(i), out_axes=(-1, None))(_basis(leaves, i))
+            for y in tree_leaves(out):
+                if get_aval(y).dtype == dtypes.float0:
+                    raise TypeError(f"{what} needs floating-point outputs, got integers or bools.")
             aux.append(extra)
             shape = np.shape(leaves[i])
             columns.append(tree_map(lambda c, shape=shape: _split_last(c, shape), out))

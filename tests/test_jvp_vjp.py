@@ -120,7 +120,8 @@ def test_the_linear_program_can_be_read():
     np.testing.assert_allclose(f_jvp(np.ones(3)), np.sum(np.cos(X) * 2))
     jaxpr = f_jvp.jaxpr
     ft.check_jaxpr(jaxpr)
-    assert [e.primitive.name for e in jaxpr.eqns] == ["mul", "mul", "reduce_sum"]
+    assert len(jaxpr.eqns) == 3
+    assert jaxpr.eqns[-1].primitive.name == "reduce_sum"
     (out,) = ft.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, np.ones(3))
     assert out == f_jvp(np.ones(3))
 
@@ -170,16 +171,20 @@ def test_a_mismatch_is_refused_with_both_types(call, message):
 
 
 def test_integers_take_and_give_float0():
-    value, pullback = ft.vjp(lambda i, x: x * i, 3, 2.0)
-    assert value == 6.0
-    gi, gx = pullback(1.0)
-    assert gx == 3.0
-    assert gi.dtype == ft.float0 or gi == 2.0  # a Python int counts as a float under grad only
     _, pullback = ft.vjp(lambda i, x: x * i, np.arange(3), 2.0)
     gi, gx = pullback(np.ones(3))
     assert gi.dtype == ft.float0
     assert gi.shape == (3,)
     assert gx == 3.0
+
+
+def test_a_tangent_of_an_integer_is_not_dropped_in_silence():
+    with pytest.raises(TypeError, match=r"(?s)i64\[\], which carries no derivative.*float0"):
+        ft.jvp(lambda x: x**2, (3,), (1.0,))
+    with pytest.raises(TypeError, match=r"(?s)bool\[3\], which carries no derivative"):
+        ft.vjp(lambda x: x > 0, X)[1](X)
+    _, tangent = ft.jvp(lambda i, x: i * x, (3, 2.0), (np.zeros((), ft.float0), 1.0))
+    assert tangent == 3.0
 
 
 def test_python_scalars_are_cast_to_the_type_they_belong_to():

@@ -113,7 +113,7 @@ def test_branching_on_an_argument_itself_names_it():
 
 
 def test_branching_under_vmap_says_so():
-    with pytest.raises(errors.TracerBoolConversionError, match="under vmap.*") as info:
+    with pytest.raises(errors.TracerBoolConversionError, match="under vmap") as info:
         ft.vmap(lambda x: x if x > 0 else -x)(X)
     assert "functrans.numpy.where" in str(info.value)
 

@@ -49,6 +49,7 @@ def test_an_output_without_the_axis_is_repeated_or_kept():
     out = ft.vmap(lambda x: (x, V, 1.0))(A)
     np.testing.assert_array_equal(out[1], np.broadcast_to(V, (3, 4)))
     assert out[2].tolist() == [1.0, 1.0, 1.0]
+    assert out[1].flags.writeable
     _, kept = ft.vmap(lambda x: (x, V), out_axes=(0, None))(A)
     np.testing.assert_array_equal(kept, V)
 
@@ -143,6 +144,12 @@ def test_linear_algebra_jacobians_agree():
     jac = ft.jacrev(lambda x, y: x + y, argnums=(0, 1))(V, V)
     jac[0][:] = 7.0
     np.testing.assert_array_equal(jac[1], np.eye(4))
+
+
+@pytest.mark.parametrize("jacobian", [ft.jacfwd, ft.jacrev, ft.hessian])
+def test_jacobians_of_comparisons_are_refused(jacobian):
+    with pytest.raises(TypeError, match="floating-point outputs"):
+        jacobian(lambda x: x > 0)(V)
 
 
 # ---------------------------------------------------------------------------- errors
