@@ -395,7 +395,8 @@ def get_aval(x: Any) -> ShapedArray:
                 f"an array of dtype {x.dtype} is not numeric: bool, integer, float and complex "
                 "dtypes of up to 128 bits can be traced."
             )
-        return ShapedArray(x.shape, x.dtype)
+        dtype = x.dtype if x.dtype.isnative else x.dtype.newbyteorder("=")
+        return ShapedArray(x.shape, dtype)
     if type(x) in dtypes.PYTHON_SCALARS:
         return ShapedArray((), dtypes.scalar_dtype(x))
     if isinstance(x, Zero | Linear):
