@@ -125,6 +125,54 @@ def test_jit_equals_eager(key):
     same(out, numpys(*args, **kwargs), rtol=1e-10)
 
 
+# ---------------------------------------------------------------------------- indexing
+
+PLACES = np.array([2, 0, -1])
+INDEXING = [
+    lambda x, i: x[i], lambda x, i: x[i, 0], lambda x, i: x[:, i], lambda x, i: x[i, ::-1],
+        lambda x, i: x[:, i][i],
+    lambda x, i: x[None, i, ..., None], lambda x, i: x[::-1, 1::2], lambda x, i: x[1], lambda x,
+        i: x[PLACES, i],
+    lambda x, i: fnp.at(x)[i].set(7.0), lambda x, i: fnp.at(x)[i].add(x[0]), lambda x,
+        i: fnp.at(x)[:,
+        i].multiply(2.0), lambda x, i: fnp.at(x)[1].set(x[0]),
+    lambda x, i: fnp.at(x)[::2, 1:3].set(x[1:, :2]), lambda x, i: fnp.at(x)[1:, ::-1].add(x[:2]),
+        lambda x,
+        i: fnp.at(x)[PLACES].add(x), lambda x, i: fnp.at(x)[i].min(0.5),
+    lambda x, i: fnp.at(x)[i, 1].max(0.5), lambda x, i: fnp.at(x)[i].divide(3.0), lambda x,
+        i: fnp.at(x)[0].power(2.0), lambda x, i: fnp.at(x)[i].apply(np.sin),
+    lambda x, i: fnp.at(x)[i].get(mode="fill", fill_value=0.0), lambda x, i: np.take(x, i, axis=1,
+        mode="wrap"), lambda x, i: np.roll(x, i, axis=1),
+    lambda x, i: np.take_along_axis(x, np.argsort(x, axis=1), axis=1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", [1, -1, np.array([0, 2, 2])], ids=str)
+@pytest.mark.parametrize("k", range(len(INDEXING)))
+def test_indexing_under_every_transformation(k, place):
+    f = INDEXING[k]
+    x = np.random.default_rng(1).normal(size=(3, 4))
+    if k == 23 and np.ndim(place):
+        return
+    expected = f(x, place)
+    same(ft.jit(f)(x, place), expected, rtol=1e-10)
+    xs = np.stack([x, x[::-1]])
+    same(ft.vmap(f, in_axes=(0, None))(xs, place), np.stack([f(y, place) for y in xs]), rtol=1e-10)
+    places = np.stack([place, place])
+    same(ft.vmap(f)(xs, places), np.stack([f(y, place) for y in xs]), rtol=1e-10)
+    g, t = weighted_sum(lambda x: f(x, place)), np.random.default_rng(2).normal(size=x.shape)
+    slope = (g(x + 1e-6 * t) - g(x - 1e-6 * t)) / 2e-6
+    np.testing.assert_allclose(np.sum(ft.grad(g)(x) * t), slope, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.sum(ft.jit(ft.grad(g))(x) * t), slope, rtol=1e-5, atol=1e-6)
+
+
+def test_a_plain_array_is_read_at_traced_places_by_take_or_at():
+    table, i = np.arange(12.0).reshape(4, 3), np.array([3, 0, 1])
+    same(ft.vmap(lambda i: fnp.take(table, i, axis=0))(i), table[i])
+    same(ft.jit(ft.vmap(lambda i: fnp.at(table, i).get()))(i), table[i])
+    same(ft.vmap(lambda i: fnp.at(table)[i, 1].set(0.0), in_axes=0)(i)[0, 3], [9.0, 0.0, 11.0])
+
+
 # ---------------------------------------------------------------------------- plain NumPy code
 
 
