@@ -4,6 +4,10 @@
 being traced, it *is* `numpy.f`; on traced values, or inside `jit`, it is written with ops. NumPy's
 own functions do the same on traced values (`protocols.py`), so existing code needs no new import.
 
+NumPy does not hand over `np.array([x, y])`, `np.full(n, x)`, `np.take(table, i)` and `table[i]`
+when only the list, the value or the index is traced: there use the functions of this namespace
+(`fnp.at(table, i).get()` for the last).
+
 The rest of the package: `dispatch` (one name, two meanings), `promotion` (dtypes, broadcasting),
 `ufunc` and `ufuncs` (the table of ufuncs), `index_plan`, `indexing` and `index_update` (`x[...]`,
 `x.at[...]`), `array_methods` (what a tracer can do as an array).
