@@ -1,4 +1,4 @@
-"""Compiled elementwise functions give eager's values, dtypes, shapes and errors, for every dtype."""
+"""Compiled elementwise functions give eager's values, dtypes, shapes and errors."""
 
 from __future__ import annotations
 
