@@ -90,20 +90,30 @@ class NodeBuilder:
             op = {"add": "or", "mul": "and", "max": "or", "min": "and"}.get(op, op)
         if not axes:
             return x
+        if isinstance(x, nodes.View) and x.permutation is not None:
+            return self._reduce_permuted(op, x, axes)
         shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
         return self.add(nodes.Reduce(shape, x.dtype, op, x, axes))
 
-    def is_memory(self, x: Node) -> bool:
-        """Whether `x`, behind views, is read from memory wherever it is used."""
-        base = nodes.base_of(x)
-        return isinstance(base, nodes.Leaf | nodes.Alias) or base.needed_whole
+    def _reduce_permuted(self, op: str, x: nodes.View, axes: Shape) -> Node:
+        """Reduce what was permuted instead, in the order of its memory."""
+        order = x.permutation or ()
+        reduced = tuple(sorted(order[i] for i in axes))
+        kept = [i for i in range(len(order)) if i not in reduced]
+        result = self.reduce(op, x.base, reduced)
+        wanted = [kept.index(order[i]) for i in range(len(order)) if i not in axes]
+        if wanted == sorted(wanted):
+            return result
+        inverse = sorted(range(len(wanted)), key=wanted.__getitem__)
+        shape = tuple(result.shape[i] for i in wanted)
+        return self.view(result, shape, lambda index: tuple(index[i] for i in inverse))
 
     def stored(self, x: Node) -> Node:
         """`x`, or a copy of it, whose base is in memory when it is read."""
         base = nodes.base_of(x)
-        if isinstance(base, nodes.Number | nodes.Iota):
+        if isinstance(base, (nodes.Number, nodes.Iota)):
             x = base = self.copy(x)
-        if not isinstance(base, nodes.Leaf | nodes.Alias):
+        if not isinstance(base, nodes.IN_MEMORY):
             base.needed_whole = True
         return x
 
@@ -248,7 +258,7 @@ def _lower_equation(
         if host_steps == "error":
             raise _refused(eqn, reason) from None
         return _host_step(b, eqn, operands)
-    return list(result) if primitive.multiple_results else [result]
+    return list(result) if primitive.multiple_results else [result]  # type: ignore[arg-type]
 
 
 _ACCUMULATING = frozenset(

@@ -16,12 +16,15 @@ from functrans.compiler import scalar_math
 from functrans.compiler.scalar_types import literal, llvm_type, memory_type
 from functrans.runtime import blas
 
-# m * n * k up to which loops take no longer than a call of BLAS; of a matrix and a vector.
+# m * n * k up to which loops take no longer than a call of BLAS (OpenBLAS 0.3.30, AVX-512): at 32^3
+# the two are level, and BLAS keeps its lead for narrow products from 8^3 on.
 INLINE_WORK = 40_000
-INLINE_VECTOR_WORK = 4_000
+INLINE_NARROW_WORK = 600
 ROWS = 4
 VECTOR_BITS = 512
 PACK_LIMIT = 1 << 14  # elements of a packed operand, which is on the stack
+UNROLL = """!1 = distinct !{!1, !2}
+!2 = !{!"llvm.loop.unroll.count", i32 4}"""
 _GEMM = {"f4": "s", "f8": "d", "c8": "c", "c16": "z"}
 
 
@@ -57,13 +60,15 @@ def _function(body: Any, step: ir.MatMul) -> str:
     strides = (*step.lhs_strides, *step.rhs_strides, *step.out_strides)
     name = "matmul_" + "_".join(map(str, (step.dtype.str[1:], *step.sizes, *strides)))
     name = name.replace("-", "n")
-    limit = INLINE_WORK if min(m, n) > 1 else INLINE_VECTOR_WORK
-    gemm = _gemm_layout(step) if m * n * k > limit and step.dtype.str[1:] in _GEMM else None
-    is_real = step.dtype.kind == "f" and step.dtype.itemsize > 2
     packed = step.rhs_strides[2] != 1
+    # Packing pays for many rows; few columns leave most of a vector unused.
+    limit = INLINE_WORK if n >= 8 and (m >= 8 or not packed) else INLINE_NARROW_WORK
+    gemm = _gemm_layout(step) if m * n * k > limit and step.dtype.str[1:] in _GEMM else None
+    is_real = step.dtype.kind in "iu" or (step.dtype.kind == "f" and step.dtype.itemsize > 2)
     if gemm is not None and blas.available():
         text = _blas_text(body, step, name, gemm)
     elif is_real and n > 1 and step.out_strides[2] == 1 and not (packed and k * n > PACK_LIMIT):
+        body.need(UNROLL)
         text = _blocked_text(step, name)
     else:
         text = _loop_text(step, name)
@@ -153,6 +158,10 @@ class _Text:
         self.count = 0
         self.label = "entry"
 
+    def need(self, declaration: str) -> None:
+        """Products and sums need nothing but instructions; see `scalar_math.Body`."""
+        raise TypeError(f"a matrix product cannot declare {declaration}")
+
     def emit(self, text: str) -> str:
         self.count += 1
         self.lines.append(f"  %t{self.count} = {text}")
@@ -162,7 +171,11 @@ class _Text:
         self.lines.append(f"  {text}")
 
     def loop(
-        self, extent: int, run: Any, carried: list[tuple[str, str]] | None = None
+        self,
+        extent: int,
+        run: Any,
+        carried: list[tuple[str, str]] | None = None,
+        note: str = "",
     ) -> list[str]:
         """`for i in range(extent): carried = run(i, carried)`; returns the final carried values."""
         self.count += 1
@@ -180,7 +193,7 @@ class _Text:
             phis.append(f"  {name} = phi {t} [ {first}, %{before} ], [ {result}, %{self.label} ]")
         self.lines[at:at] = phis
         more = self.emit(f"icmp ult i64 {following}, {extent}")
-        self.do(f"br i1 {more}, label %{head}, label %{done}")
+        self.do(f"br i1 {more}, label %{head}, label %{done}{note}")
         self.lines.append(f"{done}:")
         self.label = done
         return results
@@ -347,28 +360,35 @@ def _tile(
     zeros = [(v, "zeroinitializer") for _ in range(count) for v in vectors]
 
     def step_k(p: str, acc: list[str]) -> list[str]:
+        start = f.at(t, base, (p, rows))
         row = [
-            f.emit(f"load {v}, ptr {f.at(t, f.at(t, base, (p, rows)), (str(s), 1))}, align 4")
+            f.emit(f"load {v}, ptr {f.at(t, start, (str(s), 1))}, align {step.dtype.itemsize}")
             for v, (s, _) in zip(vectors, group, strict=True)
         ]
         results = []
         for r in range(count):
             x = f.emit(f"load {t}, ptr {f.at(t, lhs[r], (p, sa[2]))}")
-            for j, (v, (_, w)) in enumerate(zip(vectors, group, strict=True)):
-                one = f.emit(f"insertelement {v} poison, {t} {x}, i64 0")
-                splat = f.emit(f"shufflevector {v} {one}, {v} poison, <{w} x i32> zeroinitializer")
-                # A product and its sum are one rounding here, as in BLAS.
-                results.append(
-                    f.emit(
-                        f"call {v} @llvm.fma.v{w}f{8 * step.dtype.itemsize}"
-                        f"({v} {splat}, {v} {row[j]}, {v} {acc[r * len(group) + j]})"
-                    )
-                )
+            for j, (_, w) in enumerate(group):
+                before = acc[r * len(group) + j]
+                results.append(_add_product(f, step.dtype, w, before, x, row[j]))
         return results
 
-    totals = f.loop(k, step_k, zeros) if k else [z for _, z in zeros]
+    totals = f.loop(k, step_k, zeros, ", !llvm.loop !1") if k else [z for _, z in zeros]
     for r in range(count):
         for j, (v, (s, _)) in enumerate(zip(vectors, group, strict=True)):
             place = f.at(t, out[r], (str(s), 1))
             total = totals[r * len(group) + j]
             f.do(f"store {v} {total}, ptr {place}, align {step.dtype.itemsize}")
+
+
+def _add_product(f: _Text, dtype: np.dtype, width: int, total: str, x: str, row: str) -> str:
+    """`total + x * row` for a scalar x and vectors."""
+    t = llvm_type(dtype)
+    v = f"<{width} x {t}>"
+    one = f.emit(f"insertelement {v} poison, {t} {x}, i64 0")
+    splat = f.emit(f"shufflevector {v} {one}, {v} poison, <{width} x i32> zeroinitializer")
+    if dtype.kind in "iu":
+        return f.emit(f"add {v} {total}, {f.emit(f'mul {v} {splat}, {row}')}")
+    # A product and its sum are one rounding here, as in BLAS.
+    fma = f"@llvm.fma.v{width}f{8 * dtype.itemsize}"
+    return f.emit(f"call {v} {fma}({v} {splat}, {v} {row}, {v} {total})")

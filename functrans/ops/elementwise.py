@@ -43,9 +43,18 @@ neg = Elementwise(
 )  # fmt: skip
 mul = Elementwise(
     "mul", np.multiply,
-    [along(lambda t, y, a, b: masked_mul(t, b)), along(lambda t, y, a, b: masked_mul(t, a))],
+    [along(lambda t, y, a, b: _times(t, b)), along(lambda t, y, a, b: _times(t, a))],
     kinds=ALL, transposes=[lambda ct, a, b: mul(ct, b), lambda ct, a, b: mul(a, ct)],
 )  # fmt: skip
+
+
+def _times(t: Any, factor: Any) -> Any:
+    # An infinite factor behind `where` must not turn a zero tangent into nan; a number that is
+    # known to be finite needs no such care.
+    known = isinstance(factor, np.generic | float | int) and np.isfinite(factor)
+    return mul(t, factor) if known else masked_mul(t, factor)
+
+
 # t * d, and 0 wherever t is exactly 0, whatever d is. Linear in t.
 masked_mul = Elementwise(
     "masked_mul", values.masked_mul,
