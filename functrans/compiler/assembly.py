@@ -37,7 +37,7 @@ def bind_outputs(lowered: Lowered) -> tuple[dict[Node, int], list[tuple[int, Nod
             continue
         if base_of(node) is not node or node in owners:
             node = b.copy(out)
-        elif isinstance(node, nodes.Number | nodes.Alias):
+        elif isinstance(node, (nodes.Number, nodes.Alias)):
             node = b.copy(node)
         node.needed_whole = True
         owners[node] = i
@@ -107,7 +107,7 @@ class Assembly:
         written = {kernels.node_buffer(n): n for n in group.members if n.stored}
 
         def memory(node: Node) -> str | None:
-            if isinstance(node, nodes.Leaf | nodes.Alias):
+            if isinstance(node, nodes.IN_MEMORY):
                 return self.storage(node)
             return self.storage(node) if node.stored and node.group != group.index else None
 

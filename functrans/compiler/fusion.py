@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from functrans.compiler import nodes
 from functrans.compiler.affine import Index, Shape
@@ -40,6 +41,15 @@ _COSTLY = frozenset(
 )
 _COSTLY_STATEMENTS = 8
 _OFF = 1 << 30
+# A sum over leading axes is not fused if its rows are shorter: they would make short inner loops.
+SHORT_ROW = 8
+FEW_ELEMENTS = 4096  # where the length of loops does not matter
+
+_NO_STEP = (nodes.Leaf, nodes.Number, nodes.View)
+_WITH_OPERAND = (nodes.Alias, nodes.HostResult)
+_STEPS = (nodes.Dot, nodes.Host)
+_RECOMPUTABLE = (nodes.Pointwise, nodes.Iota)
+_ALWAYS_STORED = (nodes.Writer, nodes.Dot, nodes.HostResult)
 
 
 @dataclass(slots=True)
@@ -50,6 +60,7 @@ class Group:
     members: list[Node] = field(default_factory=list)
     is_loops: bool = True
     has_loops: bool = False
+    is_closed: bool = False  # no other node joins by choice
 
 
 class Fusion:
@@ -62,14 +73,14 @@ class Fusion:
 
     def visit(self, node: Node) -> None:
         """Give a node its group."""
-        if isinstance(node, nodes.Leaf | nodes.Number | nodes.View):
+        if isinstance(node, _NO_STEP):
             return
-        if isinstance(node, nodes.Alias | nodes.HostResult):
+        if isinstance(node, _WITH_OPERAND):
             node.group = node.wholes[0].group
-        elif isinstance(node, nodes.Dot | nodes.Host):
+        elif isinstance(node, _STEPS):
             self._open(node).is_loops = False
         elif isinstance(node, nodes.Writer):
-            self._open(node)
+            self._open(node).is_closed = True
         else:
             self._join(node)
 
@@ -97,9 +108,13 @@ class Fusion:
                 near = max(near, x.group)
             else:
                 first = max(first, x.group + 1)
-        group = self._candidate(node, [x for x, _ in reads], near, max(first, near))
+        alone = needs_own_loops(node)
+        group = None
+        if not alone:
+            group = self._candidate(node, [x for x, _ in reads], near, max(first, near))
         if group is None:
             group = self._open(node)
+            group.is_closed = alone
         else:
             self._enter(group, node)
         set_time(node, [x for x, _ in reads if x.group == node.group])
@@ -125,7 +140,7 @@ class Fusion:
             if (
                 group.is_loops
                 and len(group.members) < GROUP_LIMIT
-                and not isinstance(group.members[0], nodes.Writer)
+                and not group.is_closed
                 and self._fits(node, inside)
             ):
                 return group
@@ -146,6 +161,7 @@ class Fusion:
         return True
 
 
+@lru_cache(maxsize=4096)
 def rank(shape: Shape) -> int:
     """The number of loops over a shape: axes of extent 1 have none."""
     return sum(n != 1 for n in shape)
@@ -156,6 +172,23 @@ def is_trailing(node: nodes.Reduce) -> bool:
     loops = [i for i, n in enumerate(node.space) if n != 1]
     reduced = [i in node.axes for i in loops]
     return all(reduced[reduced.index(True) :]) if True in reduced else True
+
+
+def needs_own_loops(node: Node) -> bool:
+    """Whether a sum over leading axes would spoil the loops that compute its operand."""
+    if not isinstance(node, nodes.Reduce) or is_trailing(node):
+        return False
+    row = 1
+    for i in reversed(range(len(node.space))):
+        if i in node.axes:
+            break
+        row *= node.space[i]
+    return reduces_by_strides(node) or (row < SHORT_ROW and node.operand.size > FEW_ELEMENTS)
+
+
+def reduces_by_strides(node: nodes.Reduce) -> bool:
+    """Whether a sum over leading axes cannot be kept in memory: its loops are reordered then."""
+    return isinstance(node, nodes.ArgReduce) or node.op in ("and", "or")
 
 
 def is_aligned(x: Node, at: Index, space: Shape) -> bool:
@@ -227,7 +260,7 @@ def element_reads(node: Node) -> list[tuple[Node, Index, Shape]]:
         for x in node.sources:
             out.append((*resolve(x, symbolic_index(x.shape)), x.shape))
         return out
-    if isinstance(node, nodes.View | nodes.Leaf | nodes.Number):
+    if isinstance(node, _NO_STEP):
         return []
     index = symbolic_index(node.space)
     return [(*resolve(x, i), node.space) for x, i in node.reads(index)]
@@ -278,12 +311,12 @@ def decide_storage(program: Sequence[Node], users: dict[Node, list[tuple[Node, b
     """Store what other kernels use, unless it is cheap to compute again from what is stored."""
     cost: dict[Node, int] = {}
     for node in program:
-        if isinstance(node, nodes.View | nodes.Leaf | nodes.Number | nodes.Alias):
+        if isinstance(node, (*_NO_STEP, nodes.Alias)):
             continue
         node.stored = node.needed_whole
-        if not isinstance(node, nodes.Pointwise | nodes.Iota):
+        if not isinstance(node, _RECOMPUTABLE):
             cost[node] = _OFF
-            node.stored |= isinstance(node, nodes.Writer | nodes.Dot | nodes.HostResult)
+            node.stored |= isinstance(node, _ALWAYS_STORED)
         else:
             cost[node] = _statements(node, cost)
         if not node.stored:
@@ -296,7 +329,7 @@ def _statements(node: Node, cost: dict[Node, int]) -> int:
     op = getattr(node, "op", "")
     total = _COSTLY_STATEMENTS if op in _COSTLY else 1
     for x, _, _ in element_reads(node):
-        if isinstance(x, nodes.Leaf | nodes.Alias) or x.needed_whole or x.stored:
+        if isinstance(x, nodes.IN_MEMORY) or x.needed_whole or x.stored:
             total += 1
         elif not isinstance(x, nodes.Number):
             total += cost.get(x, _OFF)

@@ -30,6 +30,9 @@ from functrans.loop_ir import (
     walk,
 )
 
+_ACCESSES = (Load, Store, StoreReduce)
+_POSITIONS = (IndexValue, ArgUpdate)
+
 
 def finish(k: KernelBuilder) -> tuple[Kernel, tuple[str, ...], list[Any]]:
     """The kernel of a builder, the buffers it is called with, and its index checks."""
@@ -93,18 +96,18 @@ def _merged(outer: Loop, inner: Loop) -> Loop | None:
 
 def _indices(body: tuple[Stmt, ...]) -> Iterator[Affine]:
     for s in walk(body):
-        if isinstance(s, Load | Store | StoreReduce):
+        if isinstance(s, _ACCESSES):
             yield s.index[0]
-        elif isinstance(s, IndexValue | ArgUpdate):
+        elif isinstance(s, _POSITIONS):
             yield s.index
 
 
 def _map_indices(s: Stmt, f: Any) -> Stmt:
     if isinstance(s, Loop):
         return replace(s, body=tuple(_map_indices(x, f) for x in s.body))
-    if isinstance(s, Load | Store | StoreReduce):
+    if isinstance(s, _ACCESSES):
         return replace(s, index=(f(s.index[0]),))
-    if isinstance(s, IndexValue | ArgUpdate):
+    if isinstance(s, _POSITIONS):
         return replace(s, index=f(s.index))
     return s
 

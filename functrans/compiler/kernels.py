@@ -13,7 +13,7 @@ import numpy as np
 
 from functrans.compiler import nodes
 from functrans.compiler.affine import ZERO, Index, flat, plus, scaled, variable
-from functrans.compiler.fusion import Group, is_trailing, rank
+from functrans.compiler.fusion import Group, is_trailing, rank, reduces_by_strides
 from functrans.compiler.kernel_builder import (
     BOOL,
     KernelBuilder,
@@ -56,7 +56,7 @@ def build(group: Group, memory: Callable[[Node], str | None]) -> KernelBuilder:
         elif isinstance(node, nodes.Reduce):
             if is_trailing(node):
                 _reduce_in_register(k, node)
-            elif needs_own_loops(node):
+            elif reduces_by_strides(node):
                 _reduce_by_strides(k, node)
             else:
                 _reduce_in_memory(k, node)
@@ -86,11 +86,6 @@ def node_buffer(node: Node) -> str:
 
 
 # ---------------------------------------------------------------------------- sums
-
-
-def needs_own_loops(node: nodes.Reduce) -> bool:
-    """Whether a sum over leading axes cannot be kept in memory: its loops are reordered then."""
-    return isinstance(node, nodes.ArgReduce) or node.op in ("and", "or")
 
 
 def _reduce_in_register(k: KernelBuilder, node: nodes.Reduce) -> None:

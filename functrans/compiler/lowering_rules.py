@@ -97,7 +97,8 @@ def permute(b: NodeBuilder, x: Node, *, permutation: Shape) -> Node:
     def index_map(index: Index) -> Index:
         return tuple(index[i] for i in inverse)
 
-    return b.view(x, tuple(x.shape[i] for i in permutation), index_map)
+    shape = tuple(x.shape[i] for i in permutation)
+    return b.add(nodes.View(shape, x.dtype, x, index_map, tuple(permutation)))
 
 
 @rule("slice")

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -81,10 +82,14 @@ class Number(Node):
 
 @dataclass(eq=False, slots=True)
 class View(Node):
-    """`base` at `index_map(index)`. `root` is what is behind all views."""
+    """`base` at `index_map(index)`. `root` is what is behind all views.
+
+    `permutation` is given where the view only permutes axes.
+    """
 
     base: Node
     index_map: IndexMap
+    permutation: tuple[int, ...] | None = None
     root: Node = field(init=False)
 
     def __post_init__(self) -> None:
@@ -300,6 +305,7 @@ class HostResult(Node):
         return (self.host,)
 
 
+IN_MEMORY = (Leaf, Alias)
 EXPRESSIONS = (Pointwise, Iota, Gather, DynamicSlice, Pad)
 
 
@@ -316,6 +322,7 @@ def base_of(node: Node) -> Node:
     return node.root if type(node) is View else node
 
 
+@lru_cache(maxsize=4096)
 def symbolic_index(shape: Shape) -> Index:
     """An index whose entries are the variables `d0, d1, ...`, and 0 along axes of extent 1."""
     return tuple(ZERO if n == 1 else _AXIS[i] for i, n in enumerate(shape))

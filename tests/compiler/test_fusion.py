@@ -117,6 +117,22 @@ def test_sums_over_columns_keep_the_order_of_memory():
     assert (fill.kind, rows.kind, rows.body[0].kind) == ("map", "serial", "map")
 
 
+def test_a_sum_over_a_permuted_array_walks_its_memory():
+    program = check_lowering(lambda x: fnp.sum(x.T, axis=1), X)
+    rows = program.steps[0].kernel.body[-1]
+    assert (rows.extent, rows.body[0].extent) == (5, 7)
+    y = RNG.normal(size=(2, 3, 4))
+    for axes in ((0,), (1,), (2,), (0, 2), (1, 2)):
+        check_lowering(lambda y, a=axes: ops.reduce_sum(fnp.transpose(y, (2, 0, 1)), axes=a), y)
+
+
+def test_a_sum_of_short_rows_leaves_long_loops_whole():
+    x = RNG.normal(size=(4096, 2))
+    program = check_lowering(lambda x: (fnp.tanh(x), fnp.sum(fnp.tanh(x), axis=0)), x, native=False)
+    first, second = program.steps
+    assert [s.extent for s in walk(first.kernel.body) if isinstance(s, Loop)] == [8192]
+
+
 def test_several_sums_over_one_array_are_one_pass():
     program = check_lowering(lambda x: (fnp.sum(x), fnp.sum(x * x), fnp.max(x)), X)
     assert len(program.steps) == 1
