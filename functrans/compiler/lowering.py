@@ -240,13 +240,14 @@ def _lower_equation(
     rule = rules.get(primitive.name) if lower is None else None
     word = getattr(primitive, "scalar", None)
     count = len(b.nodes)
+    params = {key: _plain(value) for key, value in eqn.params.items()}
     try:
         if lower is not None:
-            result = lower(b, *operands, **eqn.params)
+            result = lower(b, *operands, **params)
         elif rule is not None:
             if _has_half(eqn) and primitive.name in _ACCUMULATING:
                 raise NotNative("float16 sums")  # NumPy keeps them in float32
-            result = rule(b, *operands, **eqn.params)
+            result = rule(b, *operands, **params)
         elif word:
             if not is_native(word, [x.aval.dtype for x in (*eqn.invars, *eqn.outvars)]):
                 raise NotNative(f"{word} of {eqn.invars[-1].aval.dtype}")
@@ -264,6 +265,13 @@ def _lower_equation(
 _ACCUMULATING = frozenset(
     "reduce_sum reduce_prod cumsum cumprod scatter dot_general argmax argmin".split()
 )
+
+
+def _plain(value: Any) -> Any:
+    """A parameter with Python integers for NumPy's: they become text in machine code."""
+    if type(value) is tuple:
+        return tuple(map(_plain, value))
+    return int(value) if isinstance(value, np.integer) else value
 
 
 def _has_half(eqn: JaxprEqn) -> bool:
@@ -307,7 +315,7 @@ def _host_step(b: NodeBuilder, eqn: JaxprEqn, operands: list[Node]) -> list[Node
         nodes.Host((), _BOOL, f"host {primitive.name} {shown}".rstrip(), function, tuple(whole))
     )
     for aval in out_avals:
-        result = b.add(nodes.HostResult(aval.shape, aval.dtype, step))
+        result = b.add(nodes.HostResult(_plain(aval.shape), aval.dtype, step))
         result.needed_whole = True
         step.results.append(result)
     return list(step.results)

@@ -129,7 +129,7 @@ def test_a_sum_over_a_permuted_array_walks_its_memory():
 def test_a_sum_of_short_rows_leaves_long_loops_whole():
     x = RNG.normal(size=(4096, 2))
     program = check_lowering(lambda x: (fnp.tanh(x), fnp.sum(fnp.tanh(x), axis=0)), x, native=False)
-    first, second = program.steps
+    first, _ = program.steps
     assert [s.extent for s in walk(first.kernel.body) if isinstance(s, Loop)] == [8192]
 
 

@@ -62,6 +62,12 @@ def test_views_are_index_maps(f):
     check_lowering(f, X)
 
 
+def test_extents_may_be_numpy_integers():
+    two = np.int64(2)
+    check_lowering(lambda x: ops.pad(x, np.float64(0), config=((two, two, two), (two, 0, 0))), X)
+    check_lowering(lambda x: ops.sort(fnp.broadcast_to(x, (two, 5, 7)), axis=0), X, host_steps=1)
+
+
 def test_views_cost_no_step():
     program = check_lowering(lambda x: fnp.sum(x.T[::-1].reshape(7, 5, 1) * 2, axis=1), X)
     assert len(program.steps) == 1
