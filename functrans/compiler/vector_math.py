@@ -1,9 +1,9 @@
 """exp, log, tanh and friends as straight-line LLVM, which the loop vectorizer takes whole.
 
-Errors are below 2 ulps (logistic: 2.2). Each function is branch-free: special values are selected
-at the end. They are `alwaysinline`, so a loop that calls them is one basic block. Reductions of the argument follow Cody and Waite; the
-polynomials are Taylor series where the reduced interval is short enough, else those of fdlibm
-(log) and Cephes (tanh), cited at the constants.
+Each function is branch-free, special values are selected at the end, and `alwaysinline`, so a loop
+that calls some is one basic block. Errors are below 2 ulps (logistic: 2.2). Arguments are reduced
+as by Cody and Waite; the polynomials are Taylor series where the reduced interval is short enough,
+else those of fdlibm (log) and Cephes (tanh), cited at the constants.
 """
 
 from __future__ import annotations
