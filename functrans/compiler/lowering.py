@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from functrans.compiler import nodes
-from functrans.compiler.affine import ZERO, IndexMap, Shape, flat, strides_of
+from functrans.compiler.affine import ZERO, IndexMap, Shape, flat
 from functrans.compiler.nodes import Node, symbolic_index
 from functrans.compiler.scalar_math import is_native
 from functrans.ir import ClosedJaxpr, JaxprEqn, Literal, Var
@@ -329,6 +329,5 @@ __all__ = [
     "dot_strides",
     "memory_offset",
     "merged_stride",
-    "strides_of",
     "to_nodes",
 ]

@@ -274,8 +274,8 @@ def dot_general(b: NodeBuilder, lhs: Node, rhs: Node, *, dimension_numbers: Any)
     n, k = _extents(rhs, r_free), _extents(lhs, l_contract)
     shape = (*batch, *m, *n)
     sizes = tuple(int(np.prod(e, dtype=np.int64)) for e in (batch, m, n, k))
-    small = sizes[0] == 1 and (sizes[1:3] == (1, 1) or sizes[3] == 1)
-    if lhs.dtype.kind not in "fc" or lhs.dtype.itemsize < 4 or small:
+    is_elementwise = sizes[1:3] == (1, 1) or sizes[3] == 1  # inner and outer products
+    if lhs.dtype.kind not in "fc" or is_elementwise:
         return _as_reduction(b, lhs, rhs, (l_axes, r_axes), (batch, m, n, k))
     lhs, l_strides = _matrix(b, lhs, l_axes)
     rhs, r_strides = _matrix(b, rhs, r_axes)
@@ -307,7 +307,7 @@ def _consecutive(counts: list[int]) -> list[list[int]]:
 
 
 def _as_reduction(b: NodeBuilder, lhs: Node, rhs: Node, axes: Any, extents: Any) -> Node:
-    """Products of small or integer operands: multiply in loops, then sum over the last axes."""
+    """A product as loops: multiply, then sum over the last axes."""
     (l_batch, l_free, l_contract), (r_batch, r_contract, r_free) = axes
     batch, m, n, k = extents
     space = (*batch, *m, *n, *k)
