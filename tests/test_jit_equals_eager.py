@@ -188,7 +188,8 @@ def test_choices(code: str) -> None:
     check_jit(lambda x: fnp.select([x == 0, x == 1], [x, -x * x], 1) if code != "?" else x, x)
     if code[0] not in "c?":
         check_jit(lambda x: fnp.clip(x, 1, 5), x)
-        check_jit(lambda x, y: fnp.clip(x, y, y[0]), x, y)
+        # NumPy's loops disagree on which of two equal zeros clip keeps: + 0 drops the sign.
+        check_jit(lambda x, y: fnp.clip(x, y, y[0]) + 0, x, y)
         check_jit(lambda x: fnp.clip(x, None, 5), x)
     check_jit(lambda x: (fnp.real(x), fnp.imag(x)), x)
     if code[0] in "fc":
