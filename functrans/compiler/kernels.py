@@ -6,13 +6,14 @@ in memory (sums over leading axes keep the memory order that way), or written by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from functrans.compiler import nodes
-from functrans.compiler.affine import ZERO, Index, flat, plus, scaled, variable
+from functrans.compiler.affine import ZERO, Index, constant, flat, plus, scaled, variable
 from functrans.compiler.fusion import Group, is_trailing, rank, reduces_by_strides
 from functrans.compiler.kernel_builder import (
     BOOL,
@@ -260,26 +261,63 @@ def _unchanging(op: str, dtype: np.dtype) -> np.generic:
 
 
 def _cumulative(k: KernelBuilder, node: nodes.Cumulative) -> None:
-    order = [i for i in range(len(node.shape)) if i != node.axis] + [node.axis]
+    row = math.prod(node.shape[node.axis + 1 :])
+    if row > 1 and node.shape[node.axis] > 1:
+        _cumulative_in_memory(k, node)
+    else:
+        _cumulative_in_register(k, node)
+
+
+def _scalar_op(op: str, dtype: np.dtype) -> str:
+    return {"add": "or", "mul": "and", "max": "or", "min": "and"}[op] if dtype == BOOL else op
+
+
+def _cumulative_in_memory(k: KernelBuilder, node: nodes.Cumulative) -> None:
+    """`out[i] = op(out[i - 1], x[i])`, a row at a time: along rows memory is contiguous."""
+    axis, n = node.axis, node.shape[node.axis]
+    first = (*node.shape[:axis], 1, *node.shape[axis + 1 :])
+    scopes, index = k.loops_over(first, fresh=True)
+    index = _with_entry(index, axis, constant(n - 1 if node.reverse else 0))
+    store(k, node, scopes[-1], index, k.element(node.operand, index))
+    rest = (*node.shape[:axis], n - 1, *node.shape[axis + 1 :])
+    scopes, index = k.loops_over(rest, (1,), fresh=True)
+    step = index[axis]
+    before = _with_entry(index, axis, scaled(step, -1, n - 1) if node.reverse else step)
+    here = _with_entry(index, axis, scaled(step, -1, n - 2) if node.reverse else scaled(step, 1, 1))
+    if n > 2:
+        scopes[rank(node.shape[:axis]) + 1].is_serial = True
+    value = k.element(node.operand, here)
+    total = k.let(_scalar_op(node.op, node.dtype), node.dtype, _load_back(k, node, before), value)
+    store(k, node, scopes[-1], here, total)
+
+
+def _with_entry(index: Index, axis: int, entry: Affine) -> Index:
+    return (*index[:axis], entry, *index[axis + 1 :])
+
+
+def _load_back(k: KernelBuilder, node: Node, index: Index) -> str:
+    """An element of the result, written by an earlier iteration."""
+    at = flat(index, node.shape)
+    names = [name for name, _ in at.terms]
+    buffer = node_buffer(node)
+    return k.emit(("back", buffer, at), names, lambda name: Load(name, buffer, (at,), node.dtype))
+
+
+def _cumulative_in_register(k: KernelBuilder, node: nodes.Cumulative) -> None:
     n = node.shape[node.axis]
-    scopes, permuted = k.loops_over(tuple(node.shape[i] for i in order), fresh=True)
-    index = [permuted[order.index(i)] for i in range(len(order))]
+    scopes, index = k.loops_over(node.shape, fresh=True)
     if node.reverse and n != 1:
-        index[node.axis] = scaled(index[node.axis], -1, n - 1)
-    at = tuple(index)
-    value = k.element(node.operand, at)
+        index = _with_entry(index, node.axis, scaled(index[node.axis], -1, n - 1))
+    value = k.element(node.operand, index)
     if n == 1:
-        store(k, node, scopes[-1], at, value)
+        store(k, node, scopes[-1], index, value)
         return
     scopes[-1].is_serial = True
-    op = node.op
-    if node.dtype == BOOL:
-        op = {"add": "or", "mul": "and", "max": "or", "min": "and"}[op]
+    op = _scalar_op(node.op, node.dtype)
     total = k.accumulator(scopes[-2], 0, identity(op, node.dtype))
     names = [value] if isinstance(value, str) else []
     k.effect(scopes[-1], names, Update(total, op, value))
-    level = max(scopes[-1].levels)
-    store(k, node, scopes[-1], at, total, level)
+    store(k, node, scopes[-1], index, total, max(scopes[-1].levels))
 
 
 _WRITERS: dict[type, Callable[[KernelBuilder, Any], None]] = {

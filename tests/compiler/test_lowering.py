@@ -113,8 +113,14 @@ def test_positions_of_extrema(axis):
 @pytest.mark.parametrize("name", ["cumsum", "cumprod", "cummax", "cummin"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_running_reductions(name, reverse):
-    for axis in (0, 1):
-        check_lowering(lambda x, a=axis: getattr(ops, name)(x, axis=a, reverse=reverse), X)
+    for shape in ((5, 7), (2, 3, 4), (1, 4), (2, 1), (2, 2, 1), (0, 3), (3, 0)):
+        x = sample("f8", *shape)
+        for axis in range(len(shape)):
+            check_lowering(
+                lambda x, a=axis: getattr(ops, name)(x * 2, axis=a, reverse=reverse),
+                x,
+                native=shape == (2, 3, 4),
+            )
 
 
 # ---------------------------------------------------------------------------- indexing
