@@ -62,6 +62,10 @@ class Group:
     has_loops: bool = False
     is_closed: bool = False  # no other node joins by choice
 
+    @property
+    def is_full(self) -> bool:
+        return len(self.members) >= GROUP_LIMIT
+
 
 class Fusion:
     """Groups being formed."""
@@ -70,6 +74,7 @@ class Fusion:
         self.groups: list[Group] = []
         self._reader: dict[tuple[Node, Shape], int] = {}
         self._numbers = -1  # the group that collects values of shape () without operands in loops
+        self._continued: dict[Shape, int] = {}  # where nodes go that a full group could not take
 
     def visit(self, node: Node) -> None:
         """Give a node its group."""
@@ -115,6 +120,8 @@ class Fusion:
         if group is None:
             group = self._open(node)
             group.is_closed = alone
+            if near >= 0 and self.groups[near].is_full:
+                self._continued[node.space] = group.index
         else:
             self._enter(group, node)
         set_time(node, [x for x, _ in reads if x.group == node.group])
@@ -132,6 +139,8 @@ class Fusion:
         choices += [self._reader.get((x, node.space), -1) for x in bases]
         if not rank(node.space):
             choices.append(self._numbers)
+        if near >= 0 and self.groups[near].is_full:
+            choices.append(self._continued.get(node.space, -1))
         for choice in choices:
             if choice < first:
                 continue
@@ -139,7 +148,7 @@ class Fusion:
             inside = [x for x in bases if x.group == choice]
             if (
                 group.is_loops
-                and len(group.members) < GROUP_LIMIT
+                and not group.is_full
                 and not group.is_closed
                 and self._fits(node, inside)
             ):
@@ -279,7 +288,7 @@ def sink(
             continue
         target = targets.pop()
         group = fusion.groups[target]
-        if target == node.group or not group.is_loops or len(group.members) >= GROUP_LIMIT:
+        if target == node.group or not group.is_loops or group.is_full:
             continue
         if not all(aligned for _, aligned in users[node]) or not _is_free_to_move(node):
             continue
