@@ -43,7 +43,14 @@ class Module:
 
     def text(self) -> str:
         """The module."""
-        return "\n\n".join(self.parts)
+        return "\n\n".join([*self.parts, *self._kept()])
+
+    def _kept(self) -> list[str]:
+        """Vector versions of functions: LLVM would drop them before the vectorizer wants them."""
+        declared = [p.split("@")[1].split("(")[0] for p in self.parts if p.startswith("declare <")]
+        names = ", ".join(f"ptr @{name}" for name in declared)
+        used = f"@llvm.compiler.used = appending global [{len(declared)} x ptr] [{names}]"
+        return [f'{used}, section "llvm.metadata"'] if declared else []
 
 
 class FunctionBody:

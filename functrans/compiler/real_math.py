@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from functrans.compiler import vector_math
+from functrans.compiler.conversions import convert
 from functrans.compiler.scalar_types import Body, literal, llvm_type
 from functrans.runtime import symbols
 
@@ -43,14 +44,30 @@ def _libm(name: str) -> Word:
     def word(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
         t = llvm_type(d)
         symbol = name if d.itemsize == 8 else name + "f"
-        body.need(f"declare {t} @{symbol}({', '.join([t] * len(a))}) {PURE}")
+        attributes = _vectorized(body, symbol, t, len(a), d.itemsize)
+        body.need(f"declare {t} @{symbol}({', '.join([t] * len(a))}) {attributes}")
         return body.emit(f"call {t} @{symbol}({', '.join(f'{t} {x}' for x in a)})")
 
     return word
 
 
+def _vectorized(body: Body, symbol: str, t: str, arguments: int, itemsize: int) -> str:
+    """The attributes of a C function: pure, and known to the vectorizer by its vector versions."""
+    mappings = []
+    for lanes, variant in symbols.vector_variants(symbol, arguments, itemsize):
+        v = f"<{lanes} x {t}>"
+        body.need(f"declare {v} @{variant}({', '.join([v] * arguments)}) {PURE}")
+        mappings.append(f"_ZGV_LLVM_N{lanes}{'v' * arguments}_{symbol}({variant})")
+    if not mappings:
+        return PURE
+    return f'{PURE} "vector-function-abi-variant"="{",".join(mappings)}"'
+
+
 def _vectorizable(name: str) -> Word:
     def word(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
+        if name in vector_math.ONLY_F64 and d.itemsize < 8:
+            f64 = np.dtype(np.float64)
+            return convert(body, [word(body, [convert(body, a, d, f64)], f64, f64)], f64, d)
         bits, t = 8 * d.itemsize, llvm_type(d)
         body.need(vector_math.function(name, bits))
         return body.emit(f"call {t} @ft_{name}_f{bits}({t} {a[0]})")
@@ -62,8 +79,8 @@ def _scipy(name: str) -> Word:
     def word(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
         symbol, f64 = symbols.special(name), np.dtype(np.float64)
         body.need(f"declare double @{symbol}(double, i32) {PURE}")
-        wide = _convert(body, a, d, f64)
-        return _convert(body, [body.emit(f"call double @{symbol}(double {wide}, i32 0)")], f64, d)
+        wide = convert(body, a, d, f64)
+        return convert(body, [body.emit(f"call double @{symbol}(double {wide}, i32 0)")], f64, d)
 
     return word
 
@@ -317,7 +334,7 @@ def _signbit(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
 def _population_count(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
     t = llvm_type(d)
     count = body.emit(f"call {t} @llvm.ctpop.{t}({t} {a[0]})")
-    return _convert(body, [count], np.dtype(f"u{d.itemsize}"), out)
+    return convert(body, [count], np.dtype(f"u{d.itemsize}"), out)
 
 
 def _copysign(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
@@ -395,77 +412,9 @@ def _copy(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
     return a[0]
 
 
-def _convert(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
-    x, s, t = a[0], llvm_type(d), llvm_type(out)
-    if d == out:
-        return x
-    if out.kind == "b":
-        how = f"fcmp une {s} {x}, {literal(0, d)}" if d.kind == "f" else f"icmp ne {s} {x}, 0"
-        return body.emit(how)
-    if d.kind == "b":
-        return body.emit(f"{'uitofp' if out.kind == 'f' else 'zext'} i1 {x} to {t}")
-    if d.kind == "f" and out.kind == "f":
-        if d.itemsize == out.itemsize:
-            return x
-        if d.itemsize == 8 and out.itemsize == 2:
-            d, s, x = np.dtype(np.float32), "float", _rounded_to_odd(body, x)
-        return body.emit(f"{'fptrunc' if out.itemsize < d.itemsize else 'fpext'} {s} {x} to {t}")
-    if d.kind == "f":
-        return _float_to_integer(body, x, d, out)
-    if out.kind == "f":
-        return body.emit(f"{'sitofp' if d.kind == 'i' else 'uitofp'} {s} {x} to {t}")
-    if out.itemsize == d.itemsize:
-        return x
-    how = "trunc" if out.itemsize < d.itemsize else "sext" if d.kind == "i" else "zext"
-    return body.emit(f"{how} {s} {x} to {t}")
-
-
-def _rounded_to_odd(body: Body, x: str) -> str:
-    """A double as a float whose last bit says whether it is inexact.
-
-    Rounding that to half is rounding the double once (Boldo and Melquiond, IEEE Trans. Comput.
-    57(4), 2008); x86 has no instruction for it, and LLVM would call a function that is not there.
-    """
-    bits = body.emit(f"bitcast double {x} to i64")
-    low = body.emit(f"and i64 {bits}, {2**29 - 1}")
-    inexact = body.emit(f"icmp ne i64 {low}, 0")
-    kept = body.emit(f"and i64 {bits}, {-(2**29)}")
-    sticky = body.emit(f"select i1 {inexact}, i64 {2**29}, i64 0")
-    odd = body.emit(f"or i64 {kept}, {sticky}")
-    return body.emit(f"fptrunc double {body.emit(f'bitcast i64 {odd} to double')} to float")
-
-
-def _float_to_integer(body: Body, x: str, d: np.dtype, out: np.dtype) -> str:
-    """As NumPy's C on x86: through i32 or i64, where what does not fit is the lowest number."""
-    s, t = llvm_type(d), llvm_type(out)
-    if out.kind == "u" and out.itemsize == 8:
-        # 2**63 and above are converted less 2**63, which is then set as the highest bit.
-        big = body.emit(f"fcmp oge {s} {x}, {literal(2.0**63, d)}")
-        lowered = body.emit(f"fsub {s} {x}, {literal(2.0**63, d)}")
-        low = _in_range(body, x, d, 64)
-        high = body.emit(f"xor i64 {_in_range(body, lowered, d, 64)}, {-(2**63)}")
-        return body.emit(f"select i1 {big}, i64 {high}, i64 {low}")
-    bits = 64 if out.itemsize == 8 or out == np.dtype(np.uint32) else 32
-    value = _in_range(body, x, d, bits)
-    return value if bits == 8 * out.itemsize else body.emit(f"trunc i{bits} {value} to {t}")
-
-
-def _in_range(body: Body, x: str, d: np.dtype, bits: int) -> str:
-    s, bound = llvm_type(d), 2.0 ** (bits - 1)
-    # -2**31 - 0.5 truncates into range, but -2**63 - 0.5 and f32 below -2**31 do not exist.
-    lowest = -bound - 1 if (bits, d.itemsize) == (32, 8) else -bound
-    how = "ogt" if lowest < -bound else "oge"
-    above = body.emit(f"fcmp {how} {s} {x}, {literal(lowest, d)}")
-    below = body.emit(f"fcmp olt {s} {x}, {literal(bound, d)}")
-    fits = body.emit(f"and i1 {above}, {below}")
-    value = body.emit(f"fptosi {s} {x} to i{bits}")
-    return body.emit(f"select i1 {fits}, i{bits} {value}, i{bits} {-(2 ** (bits - 1))}")
-
-
 WORDS: dict[str, Word] = {
     **{word: _libm(symbol) for word, symbol in _LIBM.items()},
     **{word: _vectorizable(word) for word in vector_math.NAMES},
-    "erf_inv": _scipy("erf_inv"),
     "digamma": _scipy("digamma"),
     "logaddexp": _logaddexp,
     "logaddexp2": _logaddexp2,
@@ -510,6 +459,6 @@ WORDS: dict[str, Word] = {
     "isinf": _classify("inf"),
     "signbit": _signbit,
     "population_count": _population_count,
-    "convert": _convert,
+    "convert": convert,
     "copy": _copy,
 }

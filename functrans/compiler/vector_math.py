@@ -1,9 +1,9 @@
 """exp, log, tanh and friends as straight-line LLVM, which the loop vectorizer takes whole.
 
 Each function is branch-free, special values are selected at the end, and `alwaysinline`, so a loop
-that calls some is one basic block. Errors are below 2 ulps (logistic: 2.2). Arguments are reduced
-as by Cody and Waite; the polynomials are Taylor series where the reduced interval is short enough,
-else those of fdlibm (log) and Cephes (tanh), cited at the constants.
+that calls some is one basic block. Errors are below 2 ulps (logistic 2.2, erf_inv 4). Arguments are
+reduced as by Cody and Waite; the polynomials are Taylor series where the reduced interval is short
+enough, else those of fdlibm (log) and Cephes (tanh), cited at the constants.
 """
 
 from __future__ import annotations
@@ -214,7 +214,68 @@ def _logistic(b: _Body, x: str) -> str:
     return b.select(b.cmp("uno", x, x), x, value)
 
 
+# M. J. Wichura, Algorithm AS 241 (PPND16), Applied Statistics 37(3), 1988: the normal quantile, of
+# which erf_inv(x) = quantile((x + 1) / 2) / sqrt(2), so that q = x / 2. Highest power first.
+_CENTRAL = (
+    [2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4,
+     4.5921953931549871457e4, 1.3731693765509461125e4, 1.9715909503065514427e3,
+     1.3314166789178437745e2, 3.3871328727963666080],
+    [5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4,
+     2.1213794301586595867e4, 5.3941960214247511077e3, 6.8718700749205790830e2,
+     4.2313330701600911252e1, 1.0],
+)  # fmt: skip
+_MIDDLE = (
+    [7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1,
+     1.27045825245236838258, 3.64784832476320460504, 5.76949722146069140550,
+     4.63033784615654529590, 1.42343711074968357734],
+    [1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2,
+     1.48103976427480074590e-1, 6.89767334985100004550e-1, 1.67638483018380384940,
+     2.05319162663775882187, 1.0],
+)  # fmt: skip
+_TAIL = (
+    [2.01033439929228813265e-7, 2.71155556874348757815e-5, 1.24266094738807843860e-3,
+     2.65321895265761230930e-2, 2.96560571828504891230e-1, 1.78482653991729133580,
+     5.46378491116411436990, 6.65790464350110377720],
+    [2.04426310338993978564e-15, 1.42151175831644588870e-7, 1.84631831751005468180e-5,
+     7.86869131145613259100e-4, 1.48753612908506148525e-2, 1.36929880922735805310e-1,
+     5.99832206555887937690e-1, 1.0],
+)  # fmt: skip
+
+
+def _erf_inv(b: _Body, x: str) -> str:
+    size = b.fabs(x)
+    q = b.op("fmul", size, b.num(0.5))
+    in_centre = b.cmp("ole", q, b.num(0.425))
+    # p = (1 - |x|) / 2 is exact where it matters; r = sqrt(-log p) is at most 6.1 below |x| = 1.
+    p = b.fma(size, b.num(-0.5), b.num(0.5))
+    minus_log = b.emit(f"fneg {b.type} {_log(b, p)}")
+    root = b.emit(f"call {b.type} @llvm.sqrt.{b.suffix}({b.type} {minus_log})")
+    in_middle = b.cmp("ole", root, b.num(5.0))
+    square = b.fma(b.emit(f"fneg {b.type} {q}"), q, b.num(0.180625))
+    near, far = b.op("fsub", root, b.num(1.6)), b.op("fsub", root, b.num(5.0))
+    r = b.select(in_centre, square, b.select(in_middle, near, far))
+    pick = (in_centre, in_middle)
+    ratio = b.op("fdiv", _chosen(b, pick, r, 0), _chosen(b, pick, r, 1))
+    value = b.op("fmul", b.select(in_centre, b.op("fmul", q, ratio), ratio), b.num(math.sqrt(0.5)))
+    value = b.select(b.cmp("oeq", size, b.num(1.0)), b.num(math.inf), value)
+    value = b.select(b.cmp("ogt", size, b.num(1.0)), b.num(math.nan), value)
+    t = b.type
+    value = b.emit(f"call {t} @llvm.copysign.{b.suffix}({t} {value}, {t} {x})")
+    return b.select(b.cmp("uno", x, x), x, value)
+
+
+def _chosen(b: _Body, pick: tuple[str, str], x: str, part: int) -> str:
+    """The polynomial whose coefficients are those of the region that `x` was made for."""
+    acc = ""
+    for row in zip(_CENTRAL[part], _MIDDLE[part], _TAIL[part], strict=True):
+        centre, middle, tail = map(b.num, row)
+        c = b.select(pick[0], centre, b.select(pick[1], middle, tail))
+        acc = b.fma(acc, x, c) if acc else c
+    return acc
+
+
 _FORMULAS = {
+    "erf_inv": _erf_inv,
     "exp": _exp,
     "expm1": _expm1,
     "log": _log,
@@ -223,6 +284,7 @@ _FORMULAS = {
     "logistic": _logistic,
 }
 NAMES = frozenset(_FORMULAS)
+ONLY_F64 = frozenset(("erf_inv",))  # f32 is computed in f64: the polynomials are made for that
 
 
 def function(name: str, bits: int) -> str:

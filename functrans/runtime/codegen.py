@@ -56,6 +56,7 @@ def _codegen() -> Any:
             tuning.loop_unrolling = False
             builder = llvm.create_pass_builder(self._codegen._tm, tuning)
             builder.getModulePassManager().run(self._final_module, builder)
+            _refuse_unknown_symbols(self._final_module)
 
     class LeanCodegen(numba_codegen.JITCPUCodegen):
         _library_class = LeanLibrary
@@ -64,6 +65,20 @@ def _codegen() -> Any:
             """Numba asks after a bug in reading decimal numbers; ours are hexadecimal."""
 
     return LeanCodegen("functrans")
+
+
+def _refuse_unknown_symbols(module: Any) -> None:
+    """Raise for a C function that this platform lacks: LLVM would end the process."""
+    import llvmlite.binding as llvm  # noqa: PLC0415  (as above)
+
+    for function in module.functions:
+        name = function.name
+        known = not function.is_declaration or name.startswith("llvm.")
+        if not known and llvm.address_of_symbol(name) is None:
+            raise RuntimeError(
+                f"compiled code needs the C function {name}, which this platform's libraries lack. "
+                "Leave the part that uses it uncompiled."
+            )
 
 
 def compile_llvm(text: str) -> NativeCode:
