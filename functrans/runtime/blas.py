@@ -11,6 +11,8 @@ import functools
 import importlib.util
 from pathlib import Path
 
+from functrans.runtime import symbols
+
 _PREFIXES = (
     ("scipy_cblas_", "64_", 64),
     ("cblas_", "64_", 64),
@@ -53,12 +55,10 @@ def integer_bits() -> int:
 @functools.cache
 def gemm_symbol(kind: str) -> str:
     """The name under which `cblas_<kind>gemm` is known to LLVM; registers its address."""
-    import llvmlite.binding  # noqa: PLC0415  (0.04 s, wanted only when something compiles)
-
     library, prefix, suffix, _ = _interface()
     function = getattr(library, f"{prefix}{kind}gemm{suffix}")
     name = f"ft_cblas_{kind}gemm"
-    llvmlite.binding.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
+    symbols.llvm().add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
     return name
 
 

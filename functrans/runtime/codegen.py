@@ -40,9 +40,12 @@ class NativeCode:
 
 
 @functools.cache
-def _codegen() -> Any:
-    import llvmlite.binding as llvm  # noqa: PLC0415  (comes with Numba)
+def _numba() -> tuple[Any, Any]:
+    """Numba's code generator with our pipeline, and the lock that all its users hold."""
     import numba.core.codegen as numba_codegen  # noqa: PLC0415  (0.2 s: see the module docstring)
+    from numba.core.compiler_lock import global_compiler_lock  # noqa: PLC0415
+
+    llvm = symbols.llvm()
 
     class LeanLibrary(numba_codegen.JITCodeLibrary):
         def _optimize_functions(self, ll_module: Any) -> None:
@@ -64,17 +67,15 @@ def _codegen() -> Any:
         def _check_llvm_bugs(self) -> None:
             """Numba asks after a bug in reading decimal numbers; ours are hexadecimal."""
 
-    return LeanCodegen("functrans")
+    return LeanCodegen("functrans"), global_compiler_lock
 
 
 def _refuse_unknown_symbols(module: Any) -> None:
     """Raise for a C function that this platform lacks: LLVM would end the process."""
-    import llvmlite.binding as llvm  # noqa: PLC0415  (as above)
-
     for function in module.functions:
         name = function.name
         known = not function.is_declaration or name.startswith("llvm.")
-        if not known and llvm.address_of_symbol(name) is None:
+        if not known and symbols.llvm().address_of_symbol(name) is None:
             raise RuntimeError(
                 f"compiled code needs the C function {name}, which this platform's libraries lack. "
                 "Leave the part that uses it uncompiled."
@@ -83,15 +84,15 @@ def _refuse_unknown_symbols(module: Any) -> None:
 
 def compile_llvm(text: str) -> NativeCode:
     """Optimize and compile a module."""
-    import llvmlite.binding as llvm  # noqa: PLC0415  (as above)
-    from numba.core.compiler_lock import global_compiler_lock  # noqa: PLC0415
 
-    with global_compiler_lock:
-        codegen = _codegen()
+    codegen, lock = _numba()
+    with lock:
         symbols.register()
         # All modules share one symbol table: entries get names of their own.
         unique = f"functrans_{next(_serial)}"
-        module = llvm.parse_assembly(text.replace(ENTRY_PREFIX, f"@{unique}_{ENTRY_PREFIX[1:]}"))
+        module = symbols.llvm().parse_assembly(
+            text.replace(ENTRY_PREFIX, f"@{unique}_{ENTRY_PREFIX[1:]}")
+        )
         module.name = unique
         library = codegen.create_library(unique)
         library.add_llvm_module(module)

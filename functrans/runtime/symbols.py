@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from typing import Any
 
 from functrans.runtime import python_objects
 
@@ -22,9 +23,16 @@ _COMPLEX = (
 
 
 @functools.cache
+def llvm() -> Any:
+    """The module `llvmlite.binding`; importing it takes 40 ms, which only compiled programs pay."""
+    import llvmlite.binding  # noqa: PLC0415
+
+    return llvmlite.binding
+
+
+@functools.cache
 def register() -> None:
     """Tell LLVM the addresses; once per process."""
-    import llvmlite.binding  # noqa: PLC0415  (wanted only when something compiles)
 
     found = dict(python_objects.addresses())
     library = _math_library()
@@ -34,7 +42,7 @@ def register() -> None:
             if function is not None:
                 found[symbol] = ctypes.cast(function, ctypes.c_void_p).value or 0
     for symbol, address in found.items():
-        llvmlite.binding.add_symbol(symbol, address)
+        llvm().add_symbol(symbol, address)
 
 
 def _math_library() -> ctypes.CDLL:
@@ -53,16 +61,15 @@ def vector_variants(name: str, arguments: int, itemsize: int) -> tuple[tuple[int
     They are those of the GNU C library (libmvec), with errors of at most 4 ulps; elsewhere there
     are none, and loops call the function once per element.
     """
-    import llvmlite.binding  # noqa: PLC0415  (as above)
 
     library, found = _vector_library(), []
-    features = llvmlite.binding.get_host_cpu_features() if library else {}
+    features = llvm().get_host_cpu_features() if library else {}
     for feature, letter, width in _VECTOR_SETS:
         symbol = f"_ZGV{letter}N{width // itemsize}{'v' * arguments}_{name}"
         function = getattr(library, symbol, None) if features.get(feature) else None
         if function is not None:
             address = ctypes.cast(function, ctypes.c_void_p).value
-            llvmlite.binding.add_symbol(symbol, address)
+            llvm().add_symbol(symbol, address)
             found.append((width // itemsize, symbol))
     return tuple(found)
 
@@ -84,7 +91,6 @@ def special(name: str) -> str:
 
     SciPy is imported when a program first wants it.
     """
-    import llvmlite.binding  # noqa: PLC0415  (as above)
     from scipy.special import cython_special  # noqa: PLC0415  (0.2 s, for one function)
 
     capsule = cython_special.__pyx_capi__[_SPECIAL[name]]
@@ -95,5 +101,5 @@ def special(name: str) -> str:
     text = signature(capsule)
     if not text.startswith(b"double (double, int"):
         raise ImportError(f"scipy.special.cython_special has {name} as {text.decode()}")
-    llvmlite.binding.add_symbol(f"ft_{name}", pointer(capsule, text))
+    llvm().add_symbol(f"ft_{name}", pointer(capsule, text))
     return f"ft_{name}"
