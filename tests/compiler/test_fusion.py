@@ -11,7 +11,7 @@ import pytest
 import functrans as ft
 import functrans.numpy as fnp
 from functrans import ops
-from functrans.compiler.memory import ALIGNMENT, lifetimes
+from functrans.compiler import memory
 from functrans.loop_ir import Loop, walk
 from functrans.printing_loops import program_to_python
 from tests.helpers.lowered_programs import MatMul, check_lowering, count, kernels
@@ -164,15 +164,17 @@ def test_rows_normalized_again_and_again_are_not_recomputed_each_time():
     assert statements < 12 * 40
 
 
-def test_temporaries_alive_together_do_not_overlap():
+@pytest.mark.parametrize("largest", [0, 3, 512])
+def test_temporaries_alive_together_do_not_overlap(largest, monkeypatch):
+    monkeypatch.setattr(memory, "LARGEST", largest)
     step, args = mlp([8] * 6, 8)
-    program = check_lowering(step, *args)
-    alive, offsets = lifetimes(program), dict(program.offsets)
+    program = check_lowering(step, *args, native=largest != 512)
+    alive, offsets = memory.lifetimes(program), dict(program.offsets)
     assert set(offsets) == {t.name for t in program.temps}
     assert program.arena_bytes < sum(t.nbytes for t in program.temps)
     for a in program.temps:
         start, end = offsets[a.name], offsets[a.name] + a.nbytes
-        assert start % ALIGNMENT == 0
+        assert start % memory.ALIGNMENT == 0
         assert end <= program.arena_bytes
         for b in program.temps:
             if a.name < b.name and offsets[b.name] < end and start < offsets[b.name] + b.nbytes:
