@@ -190,6 +190,10 @@ def _entry(module: emission.Module, program: ir.Program, number: int, *, release
     module.need(_DATA_OF_INPUT)
     module.need("declare ptr @PyLong_FromLong(i64)")
     body = emission.FunctionBody(module)
+    expected = len(program.inputs) + len(program.outputs) + 1
+    all_given = body.emit(f"icmp eq i64 %count, {expected}")
+    body.do(f"br i1 {all_given}, label %complete, label %refuse")
+    body.start("complete")
     args = _input_pointers(body, module, program) + _const_pointers(body, program)
     is_scalar = [*scalar_outputs(program), False]
     for i, scalar in enumerate(is_scalar, len(program.inputs)):
@@ -229,10 +233,6 @@ def _input_pointers(
         body.do(f"br i1 {refused}, label %refuse, label %{following}")
         body.start(following)
         pointers.append(pointer)
-    if not pointers:
-        # The block `refuse` must have a way in for the text to be valid in every program.
-        body.do("br i1 false, label %refuse, label %start")
-        body.start("start")
     return pointers
 
 

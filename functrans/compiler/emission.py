@@ -255,19 +255,23 @@ class _KernelText(FunctionBody):
         position, index_dtype = self.accumulators[s.position], self.dtypes[s.position]
         best, t = self._read(slot, dtype), llvm_type(dtype)
         value = self.operand(s.value, dtype)
-        kind = {"f": "fcmp o", "i": "icmp s"}.get(dtype.kind, "icmp u")
+        # "u" with floats: greater, or one of the two is NaN; then best must not be it.
+        kind = {"f": "fcmp u", "i": "icmp s"}.get(dtype.kind, "icmp u")
         better = self.emit(f"{kind}{'gt' if s.op == 'max' else 'lt'} {t} {value}, {best}")
         if dtype.kind == "f":
-            new_nan = self.emit(f"fcmp uno {t} {value}, {value}")
             old_number = self.emit(f"fcmp ord {t} {best}, {best}")
-            better = self.emit(f"or i1 {better}, {self.emit(f'and i1 {new_nan}, {old_number}')}")
-        self._write(slot, self.emit(f"select i1 {better}, {t} {value}, {t} {best}"), dtype)
+            better = self.emit(f"and i1 {better}, {old_number}")
+        # A new best is rare: a predicted branch takes a fifth of the time of two selects.
+        take, skip = self.fresh_label("better"), self.fresh_label("worse")
+        self.do(f"br i1 {better}, label %{take}, label %{skip}, !prof !3")
+        self.module.need('!3 = !{!"branch_weights", i32 1, i32 1000000}')
+        self.start(take)
+        self._write(slot, value, dtype)
         i64 = np.dtype(np.int64)
         here = scalar_math.lower_scalar(self, "convert", [self.affine(s.index)], [i64], index_dtype)
-        before, u = self._read(position, index_dtype), llvm_type(index_dtype)
-        self._write(
-            position, self.emit(f"select i1 {better}, {u} {here}, {u} {before}"), index_dtype
-        )
+        self._write(position, here, index_dtype)
+        self.do(f"br label %{skip}")
+        self.start(skip)
 
     def _checkindex(self, s: ir.CheckIndex) -> None:
         wide = self._index_operand(s.value)

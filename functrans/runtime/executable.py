@@ -151,6 +151,11 @@ class Executable:
             return _aligned(self._arena_bytes)
 
     def _canonical(self, args: Sequence[Any]) -> list[np.ndarray]:
+        if len(args) != len(self.program.inputs):
+            raise TypeError(
+                f"{self.program.name} was compiled for {len(self.program.inputs)} arguments, got "
+                f"{len(args)}."
+            )
         return [_canonical(x, b) for x, b in zip(args, self.program.inputs, strict=True)]
 
     def _raise_if_failed(self, status: int, arena: np.ndarray) -> None:

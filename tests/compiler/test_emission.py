@@ -429,6 +429,8 @@ def test_wrong_shape_or_dtype_is_refused_by_name():
         run([np.ones(4), np.ones(5)])
     with pytest.raises(TypeError, match=r"got int64\[4\]"):
         run([np.ones(4), np.ones(4, int)])
+    with pytest.raises(TypeError, match="compiled for 2 arguments, got 1"):
+        run([np.ones(4)])
 
 
 def _host_program(constant):
