@@ -84,7 +84,6 @@ def _refuse_unknown_symbols(module: Any) -> None:
 
 def compile_llvm(text: str) -> NativeCode:
     """Optimize and compile a module."""
-
     codegen, lock = _numba()
     with lock:
         symbols.register()
@@ -98,3 +97,10 @@ def compile_llvm(text: str) -> NativeCode:
         library.add_llvm_module(module)
         library.finalize()
     return NativeCode(library, f"{unique}_")
+
+
+@functools.cache
+def provide(name: str, text: str) -> None:
+    """Compile `@ft_entry_<name>` of `text` for the process: other modules call it `@ft_<name>`."""
+    address = compile_llvm(text).address(f"{ENTRY_PREFIX[1:]}{name}")
+    symbols.llvm().add_symbol(f"ft_{name}", address)

@@ -39,6 +39,7 @@ class Executable:
         native = [s for s in self._segments if not isinstance(s, ir.HostStep)]
         release_gil = _work(program) > _GIL_WORK
         text, names = drivers.emit_program(program, native, release_gil=release_gil)
+        codegen.provide("data_of_input", drivers.DATA_OF_INPUT)
         self._code = codegen.compile_llvm(text)
         # Constants are read at every call; one in another layout is copied at every call.
         self._consts = [_canonical(x, b) for b, x in program.consts]
