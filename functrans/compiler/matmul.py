@@ -65,7 +65,7 @@ def _function(body: Any, step: ir.MatMul) -> str:
     limit = INLINE_WORK if n >= 8 and (m >= 8 or not packed) else INLINE_NARROW_WORK
     gemm = _gemm_layout(step) if m * n * k > limit and step.dtype.str[1:] in _GEMM else None
     is_real = step.dtype.kind in "iu" or (step.dtype.kind == "f" and step.dtype.itemsize > 2)
-    if gemm is not None and blas.available():
+    if gemm is not None:
         text = _blas_text(body, step, name, gemm)
     elif is_real and n > 1 and step.out_strides[2] == 1 and not (packed and k * n > PACK_LIMIT):
         body.need(UNROLL)

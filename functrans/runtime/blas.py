@@ -1,7 +1,8 @@
 """Where the matrix products come from: the OpenBLAS that NumPy's wheel brings along.
 
 It is loaded already, and its C interface takes 64-bit sizes. Where NumPy was built otherwise, the
-Fortran-free `cblas` of SciPy's wheel is used; where there is none, products are loops.
+OpenBLAS of SciPy's wheel is taken, or the Fortran interface that every SciPy offers to Cython,
+behind a few instructions that give it the form of the C interface.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import ctypes
 import functools
 import importlib.util
 from pathlib import Path
+from typing import Any
 
-from functrans.runtime import symbols
+from functrans.runtime import codegen, symbols
 
 _PREFIXES = (
     ("scipy_cblas_", "64_", 64),
@@ -19,10 +21,28 @@ _PREFIXES = (
     ("scipy_cblas_", "", 32),
     ("cblas_", "", 32),
 )
+_SCALARS = {"s": "float", "d": "double", "c": "ptr", "z": "ptr"}  # how C passes alpha and beta
 
 
-class NoBlas(RuntimeError):
-    """No BLAS library with a C interface was found beside NumPy or SciPy."""
+def integer_bits() -> int:
+    """The width of BLAS integers: 64, or 32."""
+    found = _c_interface()
+    return found[3] if found else 32
+
+
+@functools.cache
+def gemm_symbol(kind: str) -> str:
+    """The name under which `cblas_<kind>gemm` is known to LLVM; registers its address."""
+    found, name = _c_interface(), f"{kind}gemm"
+    if found is None:
+        function = symbols.scipy_function(_cython_blas(), name, "void (char *, char *, int *,")
+        symbols.llvm().add_symbol(f"ft_fortran_{name}", function)
+        codegen.provide(f"cblas_{name}", _fortran_text(kind))
+    else:
+        library, prefix, suffix, _ = found
+        function = symbols.address(getattr(library, f"{prefix}{name}{suffix}"))
+        symbols.llvm().add_symbol(f"ft_cblas_{name}", function)
+    return f"ft_cblas_{name}"
 
 
 def _libraries() -> list[Path]:
@@ -38,34 +58,44 @@ def _libraries() -> list[Path]:
 
 
 @functools.cache
-def _interface() -> tuple[ctypes.CDLL, str, str, int]:
+def _c_interface() -> tuple[ctypes.CDLL, str, str, int] | None:
     for path in _libraries():
         library = ctypes.CDLL(str(path))
         for prefix, suffix, bits in _PREFIXES:
             if hasattr(library, f"{prefix}dgemm{suffix}"):
                 return library, prefix, suffix, bits
-    raise NoBlas("no OpenBLAS with a C interface was found in the NumPy or SciPy wheels.")
+    return None
 
 
-def integer_bits() -> int:
-    """The width of BLAS integers: 64, or 32."""
-    return _interface()[3]
+def _cython_blas() -> Any:
+    from scipy.linalg import cython_blas  # noqa: PLC0415  (0.3 s, where there is no other way)
+
+    return cython_blas
 
 
-@functools.cache
-def gemm_symbol(kind: str) -> str:
-    """The name under which `cblas_<kind>gemm` is known to LLVM; registers its address."""
-    library, prefix, suffix, _ = _interface()
-    function = getattr(library, f"{prefix}{kind}gemm{suffix}")
-    name = f"ft_cblas_{kind}gemm"
-    symbols.llvm().add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
-    return name
-
-
-def available() -> bool:
-    """Whether a BLAS was found."""
-    try:
-        _interface()
-    except NoBlas:
-        return False
-    return True
+def _fortran_text(kind: str) -> str:
+    """`cblas_<kind>gemm` for rows by Fortran's for columns: out.T = rhs.T @ lhs.T."""
+    scalar = _SCALARS[kind]
+    by_value = scalar != "ptr"
+    integers = ("m", "n", "k", "lda", "ldb", "ldc")
+    lines = [f"  %{x}.at = alloca i32\n  store i32 %{x}, ptr %{x}.at" for x in integers]
+    for x in ("ta", "tb"):
+        lines.append(f"  %{x}.is = icmp eq i32 %{x}, 112")  # CblasTrans
+        lines.append(f"  %{x}.char = select i1 %{x}.is, i8 {ord('T')}, i8 {ord('N')}")
+        lines.append(f"  %{x}.at = alloca i8\n  store i8 %{x}.char, ptr %{x}.at")
+    if by_value:
+        for x in ("alpha", "beta"):
+            lines.append(f"  %{x}.at = alloca {scalar}\n  store {scalar} %{x}, ptr %{x}.at")
+    at = ".at" if by_value else ""
+    given = f"tb.at ta.at n.at m.at k.at alpha{at} b ldb.at a lda.at beta{at} c ldc.at".split()
+    lines.append(f"  call void @ft_fortran_{kind}gemm({', '.join(f'ptr %{x}' for x in given)})")
+    return "\n".join(
+        [
+            f"declare void @ft_fortran_{kind}gemm({', '.join(['ptr'] * 13)})",
+            f"define void @ft_entry_cblas_{kind}gemm(i32 %order, i32 %ta, i32 %tb, i32 %m, i32 %n, "
+            f"i32 %k, {scalar} %alpha, ptr %a, i32 %lda, ptr %b, i32 %ldb, {scalar} %beta, "
+            "ptr %c, i32 %ldc) {",
+            *lines,
+            "  ret void\n}",
+        ]
+    )

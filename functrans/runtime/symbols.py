@@ -33,16 +33,15 @@ def llvm() -> Any:
 @functools.cache
 def register() -> None:
     """Tell LLVM the addresses; once per process."""
-
     found = dict(python_objects.addresses())
     library = _math_library()
     for name in (*_UNARY, *_BINARY, *_COMPLEX):
         for symbol in (name, name + "f") if name not in _COMPLEX else (name,):
             function = getattr(library, symbol, None)
             if function is not None:
-                found[symbol] = ctypes.cast(function, ctypes.c_void_p).value or 0
-    for symbol, address in found.items():
-        llvm().add_symbol(symbol, address)
+                found[symbol] = address(function)
+    for symbol, place in found.items():
+        llvm().add_symbol(symbol, place)
 
 
 def _math_library() -> ctypes.CDLL:
@@ -61,15 +60,13 @@ def vector_variants(name: str, arguments: int, itemsize: int) -> tuple[tuple[int
     They are those of the GNU C library (libmvec), with errors of at most 4 ulps; elsewhere there
     are none, and loops call the function once per element.
     """
-
     library, found = _vector_library(), []
     features = llvm().get_host_cpu_features() if library else {}
     for feature, letter, width in _VECTOR_SETS:
         symbol = f"_ZGV{letter}N{width // itemsize}{'v' * arguments}_{name}"
         function = getattr(library, symbol, None) if features.get(feature) else None
         if function is not None:
-            address = ctypes.cast(function, ctypes.c_void_p).value
-            llvm().add_symbol(symbol, address)
+            llvm().add_symbol(symbol, address(function))
             found.append((width // itemsize, symbol))
     return tuple(found)
 
@@ -93,13 +90,27 @@ def special(name: str) -> str:
     """
     from scipy.special import cython_special  # noqa: PLC0415  (0.2 s, for one function)
 
-    capsule = cython_special.__pyx_capi__[_SPECIAL[name]]
-    signature = ctypes.pythonapi.PyCapsule_GetName
-    signature.restype, signature.argtypes = ctypes.c_char_p, (ctypes.py_object,)
-    pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    text = signature(capsule)
-    if not text.startswith(b"double (double, int"):
-        raise ImportError(f"scipy.special.cython_special has {name} as {text.decode()}")
-    llvm().add_symbol(f"ft_{name}", pointer(capsule, text))
+    function = scipy_function(cython_special, _SPECIAL[name], "double (double, int")
+    llvm().add_symbol(f"ft_{name}", function)
     return f"ft_{name}"
+
+
+def address(function: Any) -> int:
+    """Where a ctypes function is."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def scipy_function(module: Any, name: str, signature: str) -> int:
+    """The address of a C function of a Cython module, whose signature must begin as given."""
+    capsule = module.__pyx_capi__[name]
+    get_name = ctypes.pythonapi.PyCapsule_GetName
+    get_name.restype, get_name.argtypes = ctypes.c_char_p, (ctypes.py_object,)
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    text = get_name(capsule)
+    if not text.decode().startswith(signature):
+        raise ImportError(
+            f"{module.__name__} has {name} as {text.decode()}, functrans calls it as {signature}"
+            "...): this version of SciPy is not supported."
+        )
+    return get_pointer(capsule, text)

@@ -5,6 +5,7 @@ import pytest
 
 from functrans.loop_ir import Buffer, MatMul
 from functrans.printing_loops import program_to_python, run_python
+from functrans.runtime import blas, codegen
 from functrans.runtime.executable import compile_program
 from tests.helpers.small_programs import product, program
 
@@ -97,6 +98,25 @@ def test_large_float_products_call_blas_and_small_ones_do_not():
     assert calls_blas(200, "c8")
     assert not calls_blas(8, "f8")
     assert not calls_blas(200, "i8")
+
+
+@pytest.fixture
+def only_fortran_blas(monkeypatch):
+    caches = (blas._c_interface, blas.gemm_symbol, codegen.provide)
+    for cache in caches:
+        cache.cache_clear()
+    monkeypatch.setattr(blas, "_libraries", list)
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.usefixtures("only_fortran_blas")
+@pytest.mark.parametrize("dtype", DTYPES[-4:], ids=str)
+def test_fortran_interface_of_scipy_serves_as_well(dtype):
+    assert blas.integer_bits() == 32
+    for lhs, rhs in itertools.product(["bmk", "bkm"], ["bkn", "bnk"]):
+        check(product((2, 33, 70, 65), dtype, lhs=lhs, rhs=rhs))
 
 
 def test_products_print_as_products():
