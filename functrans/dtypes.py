@@ -43,12 +43,6 @@ def is_supported(dtype: np.dtype) -> bool:
 
 
 @cache
-def tangent_dtype(dtype: np.dtype) -> np.dtype:
-    """The dtype of tangents of values of `dtype`: itself, or `float0`."""
-    return dtype if is_inexact(dtype) else float0
-
-
-@cache
 def real_dtype(dtype: np.dtype) -> np.dtype:
     """The dtype of the real part: c64 -> f32, c128 -> f64, others unchanged."""
     return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype

@@ -23,7 +23,7 @@ from functrans.core import (
     named_axis,
     swap_trace,
 )
-from functrans.interpreters.staging import eval_jaxpr, trace_to_jaxpr, watching_leaks
+from functrans.interpreters.staging import jaxpr_as_fun, trace_to_jaxpr, watching_leaks
 from functrans.ir import ClosedJaxpr, ShapedArray
 
 
@@ -148,9 +148,8 @@ def _batch_jaxpr(
     out_batched: list[bool] = []
 
     def run(*args: Any) -> list[Any]:
-        f = lambda *xs: eval_jaxpr(closed.jaxpr, closed.consts, *xs)  # noqa: E731
         dims = [0 if b else None for b in batched]
-        outs, out_dims = batch_flat(f, args, dims, size, axis_name)
+        outs, out_dims = batch_flat(jaxpr_as_fun(closed), args, dims, size, axis_name)
         out_batched.extend(d is not None for d in out_dims)
         return [
             y if d is None else move_to(y, d, 0, size) for y, d in zip(outs, out_dims, strict=True)

@@ -22,9 +22,8 @@ from functrans.core import (
     current,
     current_trace,
     get_aval,
-    instantiate,
 )
-from functrans.interpreters.staging import eval_jaxpr, trace_to_jaxpr, watching_leaks
+from functrans.interpreters.staging import jaxpr_as_fun, trace_to_jaxpr, watching_leaks
 from functrans.ir import ClosedJaxpr, ShapedArray
 
 
@@ -154,16 +153,10 @@ def _jvp_jaxpr(
         tangents = [
             next(rest) if m else Zero(a.tangent_aval()) for a, m in zip(avals, moving, strict=True)
         ]
-        run = lambda *xs: eval_jaxpr(closed.jaxpr, closed.consts, *xs)  # noqa: E731
-        outs, out_tangents = jvp_flat(run, primals, tangents)
+        outs, out_tangents = jvp_flat(jaxpr_as_fun(closed), primals, tangents)
         out_moving.extend(type(t) is not Zero for t in out_tangents)
         return outs + [t for t in out_tangents if type(t) is not Zero]
 
     moving_avals = [a.tangent_aval() for a, m in zip(avals, moving, strict=True) if m]
     program = trace_to_jaxpr(both, [*avals, *moving_avals], what="jvp")
     return program, tuple(out_moving)
-
-
-def materialize(tangents: Sequence[Any]) -> list[Any]:
-    """Symbolic zeros as arrays."""
-    return [instantiate(t) for t in tangents]

@@ -30,7 +30,12 @@ from functrans.core import (
     swap_trace,
 )
 from functrans.interpreters.jvp import JVPTrace, JVPTracer
-from functrans.interpreters.staging import JaxprTrace, eval_jaxpr, trace_to_jaxpr, watching_leaks
+from functrans.interpreters.staging import (
+    JaxprTrace,
+    jaxpr_as_fun,
+    trace_to_jaxpr,
+    watching_leaks,
+)
 from functrans.ir import Atom, ClosedJaxpr, Jaxpr, JaxprEqn, Literal, ShapedArray, Var
 
 
@@ -240,7 +245,7 @@ def _partial_eval_jaxpr(
         args = [linear.input(a) if u else next(rest) for a, u in zip(avals, unknown, strict=True)]
         invars = [x.var for x, u in zip(args, unknown, strict=True) if u]
         with watching_leaks(linear), current(linear):
-            outs = eval_jaxpr(closed.jaxpr, closed.consts, *args)
+            outs = jaxpr_as_fun(closed)(*args)
             out_unknown = tuple(linear.is_unknown(y) for y in outs)
             tape = Tape(invars, linear.eqns, [y.var for y in outs if linear.is_unknown(y)])
             known_outs = [y for y in outs if not linear.is_unknown(y)]

@@ -94,7 +94,9 @@ class JaxprTrace(Trace):
 
     def _check_unchanged(self, x: np.ndarray) -> None:
         """Raise ValueError for a constant that the function wrote to after it had used it."""
-        if x.tobytes() != self.snapshots[id(x)].tobytes():
+        # Bit for bit, so that nan equals itself; without a copy where x is contiguous.
+        now = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+        if not np.array_equal(now, self.snapshots[id(x)].reshape(-1).view(np.uint8)):
             raise ValueError(
                 f"{self.what}: an array {get_aval(x)} was written to after a traced operation had "
                 "used it, but a program keeps one value of each constant.\n  Use a new array for "
