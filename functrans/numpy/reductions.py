@@ -83,10 +83,7 @@ def sum(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: 
         initial: Any = None, where: Any = True) -> Any:  # fmt: skip
     """`numpy.sum`."""
     _refuse_out(out, "sum")
-    x = array(a)
-    x = cast(x, np.dtype(dtype) if dtype is not None else sum_dtype(x.dtype))
-    axes = normalize_axes(axis, x.ndim)
-    x = keep_where(x, where, 0)
+    x, axes = _accumulated(a, axis, dtype, where, 0)
     y = _with_initial(_reduce_sum(x, axes) if axes else x, initial, ops.add)
     return _keep(y, axes, keepdims)
 
@@ -96,12 +93,17 @@ def prod(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims:
          initial: Any = None, where: Any = True) -> Any:  # fmt: skip
     """`numpy.prod`."""
     _refuse_out(out, "prod")
+    x, axes = _accumulated(a, axis, dtype, where, 1)
+    y = _with_initial(ops.reduce_prod(x, axes=axes) if axes else x, initial, ops.mul)
+    return _keep(y, axes, keepdims)
+
+
+def _accumulated(a: Any, axis: Any, dtype: Any, where: Any, neutral: int) -> tuple[Any, Any]:
+    """What `sum` and `prod` reduce: in the dtype of the result, `neutral` where left out; axes."""
     x = array(a)
     x = cast(x, np.dtype(dtype) if dtype is not None else sum_dtype(x.dtype))
     axes = normalize_axes(axis, x.ndim)
-    x = keep_where(x, where, 1)
-    y = _with_initial(ops.reduce_prod(x, axes=axes) if axes else x, initial, ops.mul)
-    return _keep(y, axes, keepdims)
+    return keep_where(x, where, neutral), axes
 
 
 def extreme_of(dtype: np.dtype, *, largest: bool) -> Any:

@@ -62,7 +62,7 @@ def _implements(nin: int = 1, *aliases: str, complex_too: bool = False) -> Calla
 
         def function(*args: Any, **options: Any) -> Any:
             if current_trace() is eval_trace:
-                return special_values._special(name)(*args, **options)
+                return special_values.special(name)(*args, **options)
             return traced(*args, **options)
 
         for alias in (name, *aliases):
@@ -188,7 +188,7 @@ def logsumexp(a: Any, axis: Any = None, b: Any = None, keepdims: bool = False,
               return_sign: bool = False, *, where: Any = True) -> Any:  # fmt: skip
     """log(sum(b * exp(a))) without overflow; traced, `return_sign` needs b=None."""
     if current_trace() is eval_trace and where is True:
-        return special_values._special("logsumexp")(a, axis, b, keepdims, return_sign)
+        return special_values.special("logsumexp")(a, axis, b, keepdims, return_sign)
     x = promotion.inexact(a)
     if b is None and not return_sign:
         return logsumexp_reduce(
@@ -220,7 +220,7 @@ def _weighted_logsumexp(x: Any, axis: Any, b: Any, keepdims: bool, signed: bool,
 def log_softmax(x: Any, axis: Any = None) -> Any:
     """x - logsumexp(x). `axis` is None (all) as in SciPy."""
     if current_trace() is eval_trace:
-        return special_values._special("log_softmax")(x, axis)
+        return special_values.special("log_softmax")(x, axis)
     x = promotion.inexact(x)
     total = logsumexp_reduce(x, axis=axis, dtype=None, keepdims=True, initial=None, where=True)
     return subtract.traced(x, total)
@@ -229,7 +229,7 @@ def log_softmax(x: Any, axis: Any = None) -> Any:
 def softmax(x: Any, axis: Any = None) -> Any:
     """exp(x) / sum(exp(x)), without overflow. `axis` is None (all) as in SciPy."""
     if current_trace() is eval_trace:
-        return special_values._special("softmax")(x, axis)
+        return special_values.special("softmax")(x, axis)
     return ops.exp(log_softmax(x, axis))
 
 

@@ -46,7 +46,8 @@ def logistic(x: Any) -> Any:
     return scalar_or_array(np.where(np.signbit(x), small, np.ones_like(small)) / (1 + small))
 
 
-def _special(name: str) -> Any:
+def special(name: str) -> Any:
+    """The function of `scipy.special` of this name."""
     import scipy.special  # noqa: PLC0415
 
     return getattr(scipy.special, name)
@@ -54,32 +55,32 @@ def _special(name: str) -> Any:
 
 def erf(x: Any) -> Any:
     """The error function."""
-    return _special("erf")(x)
+    return special("erf")(x)
 
 
 def erfc(x: Any) -> Any:
     """1 - erf(x), accurate where erf is near 1."""
-    return _special("erfc")(x)
+    return special("erfc")(x)
 
 
 def erf_inv(x: Any) -> Any:
     """The inverse of erf."""
-    return _special("erfinv")(x)
+    return special("erfinv")(x)
 
 
 def lgamma(x: Any) -> Any:
     """log |gamma(x)|."""
-    return _special("gammaln")(x)
+    return special("gammaln")(x)
 
 
 def digamma(x: Any) -> Any:
     """The derivative of lgamma."""
-    return _special("psi")(x)
+    return special("psi")(x)
 
 
 def trigamma(x: Any) -> Any:
     """The derivative of digamma; by reflection for x <= 0 (DLMF 5.15.6)."""
-    zeta = _special("zeta")
+    zeta = special("zeta")
     positive = np.where(x > 0, x, 1 - x)
     tail = zeta(2, positive)
     with np.errstate(all="ignore"):
@@ -90,7 +91,7 @@ def trigamma(x: Any) -> Any:
 def minus_two_zeta3(x: Any) -> Any:
     """The derivative of trigamma for x > 0: -2 zeta(3, x) (DLMF 25.11.17); nan elsewhere."""
     with np.errstate(all="ignore"):
-        out = np.where(x > 0, -2 * _special("zeta")(3, x), np.nan)
+        out = np.where(x > 0, -2 * special("zeta")(3, x), np.nan)
     return scalar_or_array(out.astype(np.result_type(x), copy=False))
 
 
