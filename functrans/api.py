@@ -16,13 +16,12 @@ from functrans import dtypes, ops
 from functrans.arguments import (
     ShapeDtypeStruct,
     abstract,
-    argument_names,
     check_leaves,
+    chosen_names,
     concrete_scalar,
     describe,
     flatten_outputs,
     function_name,
-    leaf_names,
     normalize_argnums,
 )
 from functrans.checking import check_jaxpr
@@ -92,7 +91,7 @@ def _trace(
     what = f"{verb} of {function_name(fun)}"
     positions = [i for i in range(len(args)) if i not in fixed]
     leaves, tree = tree_flatten(([args[i] for i in positions], kwargs))
-    names = _names_of(fun, args, kwargs, positions, list(kwargs))
+    names = chosen_names(fun, args, kwargs, positions, list(kwargs))
     concrete = [x for x in leaves if not isinstance(x, ShapeDtypeStruct)]
     if len(concrete) == len(leaves):
         check_leaves(leaves, lambda: names, what)
@@ -125,19 +124,6 @@ def eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def _struct(aval: ShapedArray) -> ShapeDtypeStruct:
     return ShapeDtypeStruct(aval.shape, aval.dtype)
-
-
-def _names_of(
-    fun: Callable[..., Any], args: Any, kwargs: Any, argnums: Sequence[int], keys: Sequence[str]
-) -> list[str]:
-    """A name per leaf of the chosen positional and keyword arguments, kwargs sorted by key."""
-    roots = argument_names(fun, [0.0] * len(args), {})
-    names: list[str] = []
-    for i in argnums:
-        names.extend(leaf_names(roots[i], args[i]))
-    for key in sorted(keys):
-        names.extend(leaf_names(key, kwargs[key]))
-    return names
 
 
 # ---------------------------------------------------------------------------- choosing arguments
@@ -177,7 +163,7 @@ class _Chosen:
         self.leaves = [concrete_scalar(x) for x in leaves]
 
     def names(self) -> list[str]:
-        return _names_of(self.fun, self.args, self.kwargs, self.nums, self.keys)
+        return chosen_names(self.fun, self.args, self.kwargs, self.nums, self.keys)
 
     def call(self, leaves: Sequence[Any]) -> Any:
         """`fun` with the chosen arguments replaced."""
@@ -211,6 +197,12 @@ class _Chosen:
                     "out of argnums, or pass allow_int=True (its gradient is then float0)."
                 )
 
+    def ints_as_floats(self) -> None:
+        """Python ints are numbers like others where they are differentiated: make them floats."""
+        for i, x in enumerate(self.leaves):
+            if self.weak[i] and not isinstance(x, Tracer) and x.dtype.kind in "iu":
+                self.leaves[i] = np.float64(x)
+
     def require_complex(self) -> None:
         """Raise TypeError for real arguments where a holomorphic derivative was asked for."""
         for x, name in zip(self.leaves, self.names(), strict=True):
@@ -219,6 +211,31 @@ class _Chosen:
                     f"{self.what} with holomorphic=True needs complex arguments, but {name} is "
                     f"{get_aval(x)}.\n  Convert it with .astype(complex), or drop holomorphic=True."
                 )
+
+
+class _Results:
+    """What the function of chosen arguments returned, as leaves, and the way back to trees."""
+
+    def __init__(self, chosen: _Chosen, has_aux: bool):
+        self.chosen = chosen
+        self.has_aux = has_aux
+        self.tree: Any = None
+        self.aux_tree: Any = None
+
+    def flat(self, *leaves: Any) -> list[Any]:
+        """The function on flat arguments: the leaves of its value, then those of aux."""
+        out = self.chosen.call(leaves)
+        extra: Any = []
+        if self.has_aux:
+            out, extra = _pair(out, self.chosen.what)
+        outs, self.tree = flatten_outputs(out, self.chosen.what)
+        aux_leaves, self.aux_tree = tree_flatten(extra)
+        return [*outs, *aux_leaves]
+
+    def split(self, outs: Sequence[Any]) -> tuple[list[Any], Any]:
+        """The leaves of the value, and aux as a tree."""
+        n = self.tree.num_leaves
+        return list(outs[:n]), tree_unflatten(self.aux_tree, outs[n:])
 
 
 # ---------------------------------------------------------------------------- reverse mode
@@ -252,7 +269,7 @@ def value_and_grad(
     def value_and_gradient(*args: P.args, **kwargs: P.kwargs) -> Any:
         chosen = _Chosen(fun, args, kwargs, argnums, argnames, what)
         chosen.require_inexact(allow_int=allow_int)
-        _ints_as_floats(chosen)
+        chosen.ints_as_floats()
         if holomorphic:
             chosen.require_complex()
         aux: list[Any] = []
@@ -276,19 +293,12 @@ def value_and_grad(
         ct = np.ones((), get_aval(outs[0]).dtype)[()]
         cts = transpose_tape(tape, [ct])
         pairs = zip(cts, chosen.leaves, strict=True)
-        gradient = chosen.pack(_all_owned([_gradient(c, x) for c, x in pairs]))
+        gradient = chosen.pack(_all_owned([_gradient(c, np.shape(x)) for c, x in pairs]))
         if has_aux:
             return (outs[0], tree_unflatten(aux[0], outs[1:])), gradient
         return outs[0], gradient
 
     return value_and_gradient
-
-
-def _ints_as_floats(chosen: _Chosen) -> None:
-    """Python ints among the differentiated arguments are numbers like others: make them floats."""
-    for i, x in enumerate(chosen.leaves):
-        if chosen.weak[i] and not isinstance(x, Tracer) and x.dtype.kind in "iu":
-            chosen.leaves[i] = np.float64(x)
 
 
 def _pair(out: Any, what: str) -> tuple[Any, Any]:
@@ -337,13 +347,9 @@ def _require_scalar(out: Any, what: str, holomorphic: bool) -> None:
         )
 
 
-def _gradient(ct: Any, x: Any) -> Any:
-    """The gradient for an argument: an array of its shape, owned by the caller."""
-    if ct is None:
-        return np.zeros(np.shape(x), dtypes.float0)
-    if type(ct) is Zero:
-        return np.zeros(ct.aval.shape, ct.aval.dtype)[()]
-    return ct
+def _gradient(ct: Any, shape: tuple[int, ...]) -> Any:
+    """The array of a cotangent; None stands for an input of this shape that carries no tangent."""
+    return np.zeros(shape, dtypes.float0) if ct is None else instantiate(ct)
 
 
 def _all_owned(values: Sequence[Any], given: Sequence[Any] = ()) -> list[Any]:
@@ -410,10 +416,7 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     def pullback(ct: Any) -> Any:
         cts = _matching(ct, out_tree, outs_avals, f"the cotangent for the pullback of {what}")
         in_cts = transpose_tape(tape, cts)
-        grads = [
-            np.zeros(a.shape, dtypes.float0) if c is None else instantiate(c)
-            for c, a in zip(in_cts, in_avals, strict=True)
-        ]
+        grads = [_gradient(c, a.shape) for c, a in zip(in_cts, in_avals, strict=True)]
         return tree_unflatten(in_tree, _all_owned(grads, cts))
 
     outs_avals = [get_aval(y) for y in outs]
@@ -427,24 +430,12 @@ def _linearized(
     fun: Callable[..., Any], primals: Sequence[Any], has_aux: bool, what: str
 ) -> tuple[list[Any], Any, Tape, Any, list[Any], Any]:
     chosen = _Chosen(fun, primals, {}, tuple(range(len(primals))), None, what)
-    trees: list[Any] = []
-
-    def flat(*leaves: Any) -> list[Any]:
-        out = chosen.call(leaves)
-        extra: list[Any] = []
-        if has_aux:
-            out, extra = _pair(out, what)
-        outs, tree = flatten_outputs(out, what)
-        aux_leaves, aux_tree = tree_flatten(extra)
-        trees.append((tree, len(outs), aux_tree))
-        return [*outs, *aux_leaves]
-
-    outs, tape = linearize_flat(flat, chosen.leaves, chosen.weak)
-    tree, n, aux_tree = trees[0]
-    tape.outs = tape.outs[:n]
-    aux = tree_unflatten(aux_tree, outs[n:])
+    results = _Results(chosen, has_aux)
+    outs, tape = linearize_flat(results.flat, chosen.leaves, chosen.weak)
+    outs, aux = results.split(outs)
+    tape.outs = tape.outs[: len(outs)]
     in_tree = tree_structure(tuple(primals))
-    return outs[:n], tree, tape, in_tree, chosen.leaves, aux
+    return outs, results.tree, tape, in_tree, chosen.leaves, aux
 
 
 def _matching(tree: Any, treedef: Any, avals: Sequence[ShapedArray], what: str) -> list[Any]:
@@ -501,30 +492,13 @@ def jvp(
     avals = [get_aval(x) for x in chosen.leaves]
     tree = tree_structure(tuple(primals))
     flat_tangents = _matching(tuple(tangents), tree, avals, f"the tangents for {what}")
-    trees: list[Any] = []
-
-    def flat(*leaves: Any) -> list[Any]:
-        out = chosen.call(leaves)
-        extra: list[Any] = []
-        if has_aux:
-            out, extra = _pair(out, what)
-        outs, out_tree = flatten_outputs(out, what)
-        aux_leaves, aux_tree = tree_flatten(extra)
-        trees.append((out_tree, len(outs), aux_tree))
-        return [*outs, *aux_leaves]
-
-    outs, out_tangents = jvp_flat(flat, chosen.leaves, flat_tangents, chosen.weak)
-    out_tree, n, aux_tree = trees[0]
-    value = tree_unflatten(out_tree, outs[:n])
-    dense = [_dense(t) for t in out_tangents[:n]]
-    tangent = tree_unflatten(out_tree, _all_owned(dense, flat_tangents))
-    if has_aux:
-        return value, tangent, tree_unflatten(aux_tree, outs[n:])
-    return value, tangent
-
-
-def _dense(t: Any) -> Any:
-    return np.zeros(t.aval.shape, t.aval.dtype)[()] if type(t) is Zero else t
+    results = _Results(chosen, has_aux)
+    outs, out_tangents = jvp_flat(results.flat, chosen.leaves, flat_tangents, chosen.weak)
+    outs, aux = results.split(outs)
+    value = tree_unflatten(results.tree, outs)
+    dense = [instantiate(t) for t in out_tangents[: len(outs)]]
+    tangent = tree_unflatten(results.tree, _all_owned(dense, flat_tangents))
+    return (value, tangent, aux) if has_aux else (value, tangent)
 
 
 def linearize(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
@@ -578,6 +552,6 @@ def linear_transpose(fun: Callable[..., Any], *primals: Any) -> Callable[[Any], 
     def transposed(ct: Any) -> Any:
         cts = _matching(ct, out_tree, out_avals, f"the cotangent for {what}")
         results = transpose_tape(tape, cts)
-        return tree_unflatten(in_tree, _all_owned([_dense(c) for c in results], cts))
+        return tree_unflatten(in_tree, _all_owned([instantiate(c) for c in results], cts))
 
     return transposed

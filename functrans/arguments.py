@@ -47,6 +47,19 @@ def argument_names(f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str,
     return names
 
 
+def chosen_names(
+    fun: Callable[..., Any], args: Any, kwargs: Any, argnums: Sequence[int], keys: Sequence[str]
+) -> list[str]:
+    """A name per leaf of the chosen positional and keyword arguments, kwargs sorted by key."""
+    roots = argument_names(fun, [0.0] * len(args), {})
+    names: list[str] = []
+    for i in argnums:
+        names.extend(leaf_names(roots[i], args[i]))
+    for key in sorted(keys):
+        names.extend(leaf_names(key, kwargs[key]))
+    return names
+
+
 def leaf_names(root: str, tree: Any) -> list[str]:
     """A name per leaf of one argument."""
     if is_array(tree):

@@ -18,8 +18,8 @@ import numpy as np
 from functrans import core, dtypes, pytree
 from functrans.arguments import (
     abstract,
-    argument_names,
     check_leaves,
+    chosen_names,
     flatten_outputs,
     function_name,
 )
@@ -33,6 +33,7 @@ from functrans.interpreters.linearize import LinearTrace, partial_eval_jaxpr
 from functrans.interpreters.staging import trace_to_jaxpr
 from functrans.interpreters.transpose import transpose_jaxpr
 from functrans.ir import ClosedJaxpr, ShapedArray
+from functrans.runtime.executable import Executable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -115,7 +116,7 @@ jit_primitive = JitPrimitive("jit")
 
 def executable_of(
     closed: ClosedJaxpr, *, name: str = "main", host_steps: str = "allow"
-) -> Callable[[Sequence[Any]], list[Any]]:
+) -> Executable:
     """The machine code of a program, compiled when it is first wanted."""
     key = ("executable", host_steps)
     found = closed.derived.get(key)
@@ -269,15 +270,12 @@ class Jitted(Generic[P, R]):
                 return outs[0] if found.returns_leaf else found.out_tree.unflatten(outs)
         else:
             simple = None
-        if self._has_static:
-            dynamic, dynamic_kwargs, static = self._split_static(args, kwargs)
-        else:
-            dynamic, dynamic_kwargs, static = args, kwargs, None
-        leaves, tree = pytree.tree_flatten((dynamic, dynamic_kwargs))
-        key = (tree, static, state.axis_sizes, *[_signature(x) for x in leaves])
+        static = self._split_static(args, kwargs) if self._has_static else _NONE_STATIC
+        leaves, tree = pytree.tree_flatten(static.rest(args, kwargs))
+        key = (tree, static.key(), state.axis_sizes, *[_signature(x) for x in leaves])
         entry = self._entries.get(key)
         if entry is None:
-            entry = self._trace(args, kwargs, leaves, tree)
+            entry = self._trace(args, kwargs, static, leaves, tree)
             if not entry.hoisted:
                 self._entries[key] = entry
         if state.trace is eval_trace:
@@ -286,7 +284,8 @@ class Jitted(Generic[P, R]):
                 for x in leaves:
                     if isinstance(x, Tracer):
                         raise core.leaked(x)
-                run = entry.executable = executable_of(entry.jaxpr, **self._options)
+                # Its `call`, not itself: a method less per call.
+                run = entry.executable = executable_of(entry.jaxpr, **self._options).call
             if simple is not None and None not in simple and not state.axis_sizes:
                 self._simple[simple] = entry
             outs = run(leaves)
@@ -300,9 +299,10 @@ class Jitted(Generic[P, R]):
 
     def trace(self, *args: P.args, **kwargs: P.kwargs) -> Traced:
         """Trace for arguments of this signature (arrays or ShapeDtypeStructs)."""
-        dynamic, dynamic_kwargs, _ = self._split_static(args, kwargs)
-        leaves, tree = pytree.tree_flatten((dynamic, dynamic_kwargs))
-        entry = self._trace(args, kwargs, leaves, tree)
+        static = self._split_static(args, kwargs)
+        static.key()  # refuses what cannot be hashed, as a call would
+        leaves, tree = pytree.tree_flatten(static.rest(args, kwargs))
+        entry = self._trace(args, kwargs, static, leaves, tree)
         return Traced(entry.jaxpr, tree, entry.out_tree, self._options)
 
     def lower(self, *args: P.args, **kwargs: P.kwargs) -> Lowered:
@@ -314,25 +314,21 @@ class Jitted(Generic[P, R]):
         self._entries.clear()
         self._simple.clear()
 
-    def _split_static(self, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
-        static_args = {n: args[n] for n in self._static_argnums if n < len(args)}
-        static_kwargs = {k: kwargs[k] for k in self._static_argnames if k in kwargs}
-        dynamic = tuple(x for i, x in enumerate(args) if i not in static_args)
-        dynamic_kwargs = {k: v for k, v in kwargs.items() if k not in static_kwargs}
-        key = tuple((i, _static_key(v, i)) for i, v in static_args.items())
-        key += tuple((k, _static_key(v, k)) for k, v in sorted(static_kwargs.items()))
-        return dynamic, dynamic_kwargs, key
+    def _split_static(self, args: Any, kwargs: Any) -> _Static:
+        """Take the static arguments out of a call."""
+        by_position = {n: args[n] for n in self._static_argnums if n < len(args)}
+        by_name = {k: kwargs[k] for k in self._static_argnames if k in kwargs}
+        return _Static(by_position, by_name)
 
-    def _trace(self, args: Any, kwargs: Any, leaves: list[Any], tree: Any) -> _Entry:
+    def _trace(
+        self, args: Any, kwargs: Any, static: _Static, leaves: list[Any], tree: Any
+    ) -> _Entry:
         what = f"jit of {self._options['name']}"
-        static_args = {n: args[n] for n in self._static_argnums if n < len(args)}
-        static_kwargs = {k: kwargs[k] for k in self._static_argnames if k in kwargs}
-        dynamic = [x for i, x in enumerate(args) if i not in static_args]
-        dynamic_kwargs = {k: v for k, v in kwargs.items() if k not in static_kwargs}
+        positions = [i for i in range(len(args)) if i not in static.by_position]
+        keys = [k for k in kwargs if k not in static.by_name]
 
         def names() -> list[str]:
-            kept = functools.partial(_Signature, self._fun, frozenset(static_args))
-            return argument_names(kept(), dynamic, dynamic_kwargs)
+            return chosen_names(self._fun, args, kwargs, positions, keys)
 
         shaped = [x for x in leaves if not hasattr(x, "shape") or not hasattr(x, "dtype")]
         check_leaves(shaped, names, what)
@@ -341,9 +337,9 @@ class Jitted(Generic[P, R]):
 
         def flat(*tracers: Any) -> list[Any]:
             traced_args, traced_kwargs = pytree.tree_unflatten(tree, tracers)
-            full = _merge_static(traced_args, static_args)
+            full = _merge_static(traced_args, static.by_position)
             fun: Callable[..., Any] = self._fun
-            out = fun(*full, **traced_kwargs, **static_kwargs)
+            out = fun(*full, **traced_kwargs, **static.by_name)
             outs, structure = flatten_outputs(out, what)
             out_tree.append(structure)
             return outs
@@ -354,19 +350,29 @@ class Jitted(Generic[P, R]):
         return _Entry(closed, out_tree[0], hoisted)
 
 
-class _Signature:
-    """A stand-in whose signature is that of `fun` without its static positions."""
+class _Static:
+    """The static arguments of a call."""
 
-    def __init__(self, fun: Callable[..., Any], static: frozenset[int]):
-        try:
-            parameters = list(inspect.signature(fun).parameters.values())
-        except (ValueError, TypeError):
-            parameters = []
-        kept = [p for i, p in enumerate(parameters) if i not in static]
-        self.__signature__ = inspect.Signature(kept) if parameters else None
+    __slots__ = ("by_name", "by_position")
 
-    def __call__(self) -> None:
-        """Never called; only the signature is read."""
+    def __init__(self, by_position: dict[int, Any], by_name: dict[str, Any]):
+        self.by_position = by_position
+        self.by_name = by_name
+
+    def key(self) -> Any:
+        """What tells them from those of other calls."""
+        places = (*self.by_position.items(), *sorted(self.by_name.items()))
+        return tuple((place, _static_key(value, place)) for place, value in places)
+
+    def rest(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments that are traced."""
+        if not self.by_position and not self.by_name:
+            return args, kwargs
+        dynamic = tuple(x for i, x in enumerate(args) if i not in self.by_position)
+        return dynamic, {k: v for k, v in kwargs.items() if k not in self.by_name}
+
+
+_NONE_STATIC = _Static({}, {})
 
 
 def _merge_static(args: Sequence[Any], static: dict[int, Any]) -> list[Any]:

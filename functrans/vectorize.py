@@ -17,7 +17,7 @@ from functrans.arguments import (
     flatten_outputs,
     function_name,
 )
-from functrans.core import get_aval
+from functrans.core import get_aval, instantiate
 from functrans.interpreters.batching import batch_flat, move_to
 from functrans.interpreters.transpose import transpose_tape
 from functrans.pytree import broadcast_prefix, tree_flatten, tree_leaves, tree_map, tree_unflatten
@@ -227,9 +227,7 @@ def _split_first(g: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _require_kind(chosen: _Chosen, holomorphic: bool) -> None:
-    for i, x in enumerate(chosen.leaves):
-        if chosen.weak[i] and get_aval(x).dtype.kind in "iu":
-            chosen.leaves[i] = np.float64(x)
+    chosen.ints_as_floats()
     chosen.require_inexact()
     for x, name in zip(chosen.leaves, chosen.names(), strict=True):
         if get_aval(x).dtype.kind == "c" and not holomorphic:
@@ -278,10 +276,7 @@ def jacrev(
                     ct if j == i else np.zeros(np.shape(o), get_aval(o).dtype)
                     for j, o in enumerate(outs)
                 ]
-                return tuple(
-                    np.zeros(np.shape(x), get_aval(x).dtype) if c is None or not is_value(c) else c
-                    for c, x in zip(transpose_tape(tape, cts), leaves, strict=True)
-                )
+                return tuple(instantiate(c) for c in transpose_tape(tape, cts))
 
             grads = vmap(pull)(_basis(outs, i))
             shape = np.shape(y)
@@ -290,11 +285,6 @@ def jacrev(
         return (jac, aux) if has_aux else jac
 
     return jacobian_of
-
-
-def is_value(ct: Any) -> bool:
-    """Whether a cotangent is an array, not a symbolic zero."""
-    return hasattr(ct, "shape") and hasattr(ct, "dtype")
 
 
 def jacobian(
