@@ -1,7 +1,8 @@
 """The loop program: what a compiled function does, as data that prints as Python.
 
 A `Program` is a straight list of steps over named buffers. A step is a call of a loop nest
-(`KernelCall`), a matrix product (`MatMul`) or a visible call back into Python (`HostStep`).
+(`KernelCall`), a matrix product (`MatMul`), a native routine (`NativeStep`) or a visible call back
+into Python (`HostStep`).
 A `Kernel` is a loop nest over formal buffers: equal nests are one kernel, called many times.
 
 Kernel bodies are trees of a few statements. Scalars are in SSA form: every name is assigned once,
@@ -247,17 +248,62 @@ class HostStep:
     outputs: tuple[str, ...] = ()
 
 
-Step = KernelCall | MatMul | HostStep
+@dataclass(frozen=True, slots=True)
+class NativeStep:
+    """Run a native routine on whole buffers: LAPACK, sorting, a user's own kernel.
+
+    The routine is `int32 symbol(void **buffers, const int64 *numbers, int64 *status)`; `buffers`
+    are those of `inputs`, then of `outputs` (scratch memory among them). It returns 0, or 1 + the
+    position in `checks` of what went wrong, having written a number for the message to status[1].
+    `provide()` makes the routine known to LLVM and returns its symbol; `function` is the same in
+    Python: `function(*inputs) -> list of outputs`. `work` is about how many operations it does.
+    """
+
+    text: str
+    provide: Callable[[], str] = field(compare=False)
+    function: Callable[..., list[np.ndarray]] = field(compare=False)
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
+    checks: tuple[int, ...] = ()  # indices into Program.checks
+    work: int = 0
+
+
+Step = KernelCall | MatMul | HostStep | NativeStep
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What an index check means to the user: the text of the error and the line it came from."""
+    """What a failed index check means to the user: the error, and the line it came from."""
 
     bound: int
     axis: int
     primitive: str
     source: str
+
+    def error(self, index: int) -> Exception:
+        """What to raise for an index out of bounds."""
+        error = IndexError(
+            f"index {index} is out of bounds for axis {self.axis} with size {self.bound}"
+        )
+        error.add_note(f"in {self.primitive}, at {self.source}")
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What the failure of a native routine means to the user. `{}` in `message` is its number."""
+
+    kind: type[Exception]
+    message: str
+    primitive: str
+    source: str
+
+    def error(self, number: int) -> Exception:
+        """What to raise."""
+        error = self.kind(self.message.format(number))
+        error.add_note(f"in {self.primitive}, at {self.source}")
+        return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +323,7 @@ class Program:
     outputs: tuple[Buffer, ...]
     temps: tuple[Buffer, ...]
     steps: tuple[Step, ...]
-    checks: tuple[Check, ...] = ()
+    checks: tuple[Check | Failure, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
     offsets: tuple[tuple[str, int], ...] = ()
     arena_bytes: int = 0

@@ -73,10 +73,13 @@ _VIEW = [
 ]
 
 
+_CALLS = (loop_ir.HostStep, loop_ir.NativeStep)
+
+
 def program_to_python(program: loop_ir.Program) -> str:
     """The program as a Python module that defines `main(*inputs, *consts, host=())`.
 
-    `host` are the functions of the host steps, in order.
+    `host` are the functions of the host steps and native routines, in order.
     """
     kernels: dict[Kernel, str] = {}
     for step in program.steps:
@@ -96,7 +99,7 @@ def run_python(program: loop_ir.Program, args: Sequence[Any]) -> list[Any]:
     """Run the program's text on `args` (one per input): what the machine code must agree with."""
     namespace: dict[str, Any] = {}
     exec(compile(program_to_python(program), f"<{program.name}>", "exec"), namespace)
-    host = [s.function for s in program.steps if isinstance(s, loop_ir.HostStep)]
+    host = [s.function for s in program.steps if isinstance(s, _CALLS)]
     inputs = [np.asarray(x, b.dtype) for x, b in zip(args, program.inputs, strict=True)]
     return namespace["main"](*inputs, *(x for _, x in program.consts), host=host)
 
@@ -273,7 +276,7 @@ def _actual(name: str, shape: tuple[int, ...], formal: tuple[int, ...]) -> str:
     return f"{name}.reshape({'-1' if len(formal) == 1 else formal})"
 
 
-def _check(check: loop_ir.Check) -> str:
+def _check(check: Any) -> str:
     return repr(f"axis {check.axis} with size {check.bound}")
 
 

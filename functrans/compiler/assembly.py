@@ -11,13 +11,17 @@ from functrans.compiler.nodes import Node, base_of
 from functrans.loop_ir import (
     Buffer,
     Check,
+    Failure,
     HostStep,
     Kernel,
     KernelCall,
     MatMul,
+    NativeStep,
     Program,
     Step,
 )
+
+Names = tuple[str, ...]
 
 
 def bind_outputs(lowered: Lowered) -> tuple[dict[Node, int], list[tuple[int, Node]]]:
@@ -71,7 +75,7 @@ class Assembly:
 
     def __init__(self, lowered: Lowered, owners: dict[Node, int]):
         self.lowered = lowered
-        self.checks: list[Check] = []
+        self.checks: list[Check | Failure] = []
         self.steps: list[Step] = []
         self.temps: list[Buffer] = []
         self._names = {node: f"out{i}" for node, i in owners.items()}
@@ -99,7 +103,7 @@ class Assembly:
         elif isinstance(node, nodes.Host):
             inputs = tuple(self.storage(base_of(x)) for x in node.operands)
             outputs = tuple(self.storage(x) for x in node.results)
-            self.steps.append(HostStep(node.text, node.function, inputs, outputs))
+            self.steps.append(self._call(node, inputs, outputs))
         else:
             self._add_kernel(group)
 
@@ -120,6 +124,15 @@ class Assembly:
         codes = tuple(range(len(self.checks), len(self.checks) + len(checks)))
         self.checks.extend(checks)
         self.steps.append(KernelCall(kernel, actual, codes))
+
+    def _call(self, node: nodes.Host, inputs: Names, outputs: Names) -> Step:
+        if not isinstance(node, nodes.Native):
+            return HostStep(node.text, node.function, inputs, outputs)
+        codes = tuple(range(len(self.checks), len(self.checks) + len(node.failures)))
+        self.checks.extend(node.failures)
+        return NativeStep(
+            node.text, node.provide, node.function, inputs, outputs, node.numbers, codes, node.work
+        )
 
     def _matmul(self, node: nodes.Dot) -> MatMul:
         _, m, n, _ = node.sizes

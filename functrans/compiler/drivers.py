@@ -135,6 +135,8 @@ def _driver(
             _call_kernel(body, module, step, pointers)
         elif isinstance(step, ir.MatMul):
             matmul.emit(body, step, pointers)
+        elif isinstance(step, ir.NativeStep):
+            _call_routine(body, step, pointers)
     sizes = {b.name: b.nbytes for b in program.outputs}
     for out, source in copies:
         body.do(
@@ -168,6 +170,36 @@ def _call_kernel(
     body.start(bad)
     body.do(f"ret i32 {CHECK_FAILED}")
     body.start(fine)
+
+
+def _call_routine(
+    body: emission.FunctionBody, step: ir.NativeStep, pointers: dict[str, str]
+) -> None:
+    symbol = step.provide()
+    body.need(f"declare i32 @{symbol}(ptr, ptr, ptr)")
+    given = [pointers[b] for b in (*step.inputs, *step.outputs)]
+    table = _table(body, "ptr", given)
+    numbers = _table(body, "i64", [str(n) for n in step.numbers])
+    result = body.emit(f"call i32 @{symbol}(ptr {table}, ptr {numbers}, ptr %status)")
+    if not step.checks:
+        return
+    bad, fine = body.fresh_label("failed"), body.fresh_label("passed")
+    wrong = body.emit(f"icmp ne i32 {result}, 0")
+    body.do(f"br i1 {wrong}, label %{bad}, label %{fine}")
+    body.start(bad)
+    wide = body.emit(f"sext i32 {result} to i64")
+    body.do(f"store i64 {body.emit(f'add i64 {wide}, {step.checks[0] - 1}')}, ptr %status")
+    body.do(f"ret i32 {CHECK_FAILED}")
+    body.start(fine)
+
+
+def _table(body: emission.FunctionBody, t: str, values: Sequence[str]) -> str:
+    """An array on the stack that holds the values."""
+    table = body.emit(f"alloca [{len(values)} x {t}]")
+    for i, value in enumerate(values):
+        place = body.emit(f"getelementptr {t}, ptr {table}, i64 {i}")
+        body.do(f"store {t} {value}, ptr {place}")
+    return table
 
 
 # ---------------------------------------------------------------------------- entries

@@ -19,6 +19,7 @@ from functrans.compiler.affine import ZERO, IndexMap, Shape, flat
 from functrans.compiler.nodes import Node, symbolic_index
 from functrans.compiler.scalar_math import is_native
 from functrans.ir import ClosedJaxpr, JaxprEqn, Literal, Var
+from functrans.loop_ir import Failure
 from functrans.source_info import Source
 
 _BOOL = np.dtype(bool)
@@ -107,6 +108,50 @@ class NodeBuilder:
         inverse = sorted(range(len(wanted)), key=wanted.__getitem__)
         shape = tuple(result.shape[i] for i in wanted)
         return self.view(result, shape, lambda index: tuple(index[i] for i in inverse))
+
+    def native(
+        self,
+        text: str,
+        routine: Callable[[], str],
+        function: Callable[..., list[Any]],
+        operands: Sequence[Node],
+        results: Sequence[tuple[Shape, np.dtype]],
+        *,
+        numbers: Sequence[int] = (),
+        failures: Sequence[tuple[type[Exception], str]] = (),
+        work: int = 0,
+    ) -> list[Node]:
+        """A call of a native routine on whole C-contiguous arrays; see `loop_ir.NativeStep`.
+
+        `results` are shapes and dtypes; scratch memory is a result that nobody reads.
+        """
+        source = str(self.source) if self.source is not None else ""
+        name = text.split()[0]
+        errors = tuple(Failure(kind, message, name, source) for kind, message in failures)
+        call = nodes.Native(
+            (), _BOOL, text, function, self.whole(operands), provide=routine,
+            numbers=tuple(map(int, numbers)), failures=errors, work=work,
+        )  # fmt: skip
+        return self.results_of(call, results)
+
+    def whole(self, operands: Sequence[Node]) -> tuple[Node, ...]:
+        """Operands in memory in their own order: views are copied."""
+        out = []
+        for x in operands:
+            base = nodes.base_of(x)
+            if base is not x or isinstance(x, nodes.Number):
+                x = self.copy(x)
+            out.append(self.stored(x))
+        return tuple(out)
+
+    def results_of(self, call: nodes.Host, results: Sequence[tuple[Shape, np.dtype]]) -> list[Node]:
+        """Enter a call on whole arrays into the program, and give its results."""
+        self.add(call)
+        for shape, dtype in results:
+            result = self.add(nodes.HostResult(_plain(shape), np.dtype(dtype), call))
+            result.needed_whole = True
+            call.results.append(result)
+        return list(call.results)
 
     def stored(self, x: Node) -> Node:
         """`x`, or a copy of it, whose base is in memory when it is read."""
@@ -304,21 +349,9 @@ def _host_step(b: NodeBuilder, eqn: JaxprEqn, operands: list[Node]) -> list[Node
             results = [results]
         return [np.asarray(r, a.dtype) for r, a in zip(results, out_avals, strict=True)]
 
-    # A host step takes whole arrays in their own order: views of memory are copied out first.
-    whole = []
-    for x in operands:
-        base = nodes.base_of(x)
-        if base is not x or isinstance(x, nodes.Number):
-            x = b.copy(x)
-        whole.append(b.stored(x))
-    step = b.add(
-        nodes.Host((), _BOOL, f"host {primitive.name} {shown}".rstrip(), function, tuple(whole))
-    )
-    for aval in out_avals:
-        result = b.add(nodes.HostResult(_plain(aval.shape), aval.dtype, step))
-        result.needed_whole = True
-        step.results.append(result)
-    return list(step.results)
+    text = f"host {primitive.name} {shown}".rstrip()
+    step = nodes.Host((), _BOOL, text, function, b.whole(operands))
+    return b.results_of(step, [(a.shape, a.dtype) for a in out_avals])
 
 
 __all__ = [

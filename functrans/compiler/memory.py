@@ -12,7 +12,7 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import replace
 
-from functrans.loop_ir import HostStep, KernelCall, MatMul, Program, Step
+from functrans.loop_ir import KernelCall, MatMul, Program, Step
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 LARGEST = 512  # temporaries placed by size: a few milliseconds
@@ -24,7 +24,6 @@ def buffers_of(step: Step) -> tuple[str, ...]:
         return step.buffers
     if isinstance(step, MatMul):
         return (step.out, step.lhs, step.rhs)
-    assert isinstance(step, HostStep)
     return (*step.inputs, *step.outputs)
 
 

@@ -10,7 +10,8 @@ operands; whether it is ever stored is decided later, by `fusion`. Kinds:
 - `Reduce`, `ArgReduce`: an element needs a loop;
 - writers (`Concatenate`, `UpdateSlice`, `Scatter`, `Cumulative`): they fill their result in their
   own order;
-- `Dot`, `Host`: steps of the program by themselves; `HostResult` is a result of the latter.
+- `Dot`, `Host`, `Native`: steps of the program by themselves; `HostResult` is a result of the last
+  two.
 
 `reads(index)` lists the elements needed for the element (of the iteration space) at `index`;
 `wholes` are operands read at places known only when the program runs, so they must be stored.
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from functrans.compiler.affine import ZERO, Index, IndexMap, Shape, variable
-from functrans.loop_ir import Check
+from functrans.loop_ir import Check, Failure
 
 
 @dataclass(eq=False, slots=True)
@@ -292,6 +293,16 @@ class Host(Node):
     @property
     def wholes(self) -> Sequence[Node]:
         return self.operands
+
+
+@dataclass(eq=False, slots=True)
+class Native(Host):
+    """A call of a native routine on whole arrays; see `loop_ir.NativeStep`."""
+
+    provide: Any = None
+    numbers: tuple[int, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    work: int = 0
 
 
 @dataclass(eq=False, slots=True)

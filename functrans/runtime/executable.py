@@ -75,7 +75,8 @@ class Executable:
         """A function written for this program: allocate outputs, call the entry."""
         program, is_scalar = self.program, drivers.scalar_outputs(self.program)
         outs = [f"o{i}" for i in range(len(program.outputs))]
-        needs_arena = program.arena_bytes > 0 or len(program.checks) > 0
+        routines = any(isinstance(s, ir.NativeStep) for s in program.steps)
+        needs_arena = program.arena_bytes > 0 or len(program.checks) > 0 or routines
         names: dict[str, Any] = {
             "native": self._entries[0], "finish": self._finish, "take": self._take_arena,
             "keep": self._arenas.append, "empty": np.empty, "unused": _aligned(0),
@@ -164,12 +165,7 @@ class Executable:
             return
         self._arenas.append(arena)
         words = arena[drivers.status_offset(self.program) :].view(np.int64)
-        check = self.program.checks[int(words[0])]
-        error = IndexError(
-            f"index {words[1]} is out of bounds for axis {check.axis} with size {check.bound}"
-        )
-        error.add_note(f"in {check.primitive}, at {check.source}")
-        raise error
+        raise self.program.checks[int(words[0])].error(int(words[1]))
 
 
 def _segments(program: ir.Program) -> list[Any]:
@@ -193,6 +189,8 @@ def _work(program: ir.Program) -> int:
             total += _body_work(step.kernel.body)
         elif isinstance(step, ir.MatMul):
             total += math.prod(step.sizes) // 8
+        elif isinstance(step, ir.NativeStep):
+            total += step.work
     return total
 
 
