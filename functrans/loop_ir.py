@@ -37,6 +37,9 @@ class Buffer:
         return self.size * self.dtype.itemsize
 
 
+Extent = int | str  # built into the code, or the name of a number given at every call
+
+
 @dataclass(frozen=True, slots=True)
 class Affine:
     """`offset + sum(coefficient * loop variable) + sum(coefficient * integer scalar)`.
@@ -44,8 +47,8 @@ class Affine:
     `terms` is sorted by name; a name is a loop variable or an integer scalar of the kernel.
     """
 
-    terms: tuple[tuple[str, int], ...] = ()
-    offset: int = 0
+    terms: tuple[tuple[str, Extent], ...] = ()
+    offset: Extent = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,7 +167,7 @@ class CheckIndex:
 
     name: str
     value: str
-    bound: int
+    bound: Extent
     code: str  # formal name of the check, an entry of KernelCall.checks
     dtype: np.dtype
 
@@ -177,7 +180,7 @@ class Loop:
     """
 
     var: str
-    extent: int
+    extent: Extent
     body: tuple[Stmt, ...]
     kind: str = "map"
 
@@ -187,7 +190,10 @@ Stmt = Load | Let | IndexValue | Store | StoreReduce | Init | Update | ArgUpdate
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """A formal buffer of a kernel. `role` is "in", "out" (only written) or "inout"."""
+    """A formal buffer of a kernel. `role` is "in", "out" (only written) or "inout".
+
+    The shape `(-1,)` says: flat, of any size but 0.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -199,21 +205,26 @@ class Param:
 class Kernel:
     """A loop nest over formal buffers. Equal kernels (by value) are the same machine code.
 
-    `params` are buffers that do not overlap; `checks` the formal names of index checks.
+    `params` are buffers that do not overlap; `checks` the formal names of index checks; `numbers`
+    the names and dtypes of scalars given at every call: extents, strides, literals made of them.
+    `fastmath` lets LLVM reorder and contract the user's own operations.
     """
 
     params: tuple[Param, ...]
     body: tuple[Stmt, ...]
     checks: tuple[str, ...] = ()
+    numbers: tuple[tuple[str, np.dtype], ...] = ()
+    fastmath: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class KernelCall:
-    """Run `kernel` with actual buffers (names) and check codes (indices into Program.checks)."""
+    """Run `kernel` with actual buffers (names), check codes (indices into Program.checks), numbers."""
 
     kernel: Kernel
     buffers: tuple[str, ...]
     checks: tuple[int, ...] = ()
+    numbers: tuple[np.generic, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,11 +126,12 @@ class _KernelText:
     def __init__(self, kernel: Kernel, name: str):
         self.kernel = kernel
         self.name = name
-        self.dtypes: dict[str, np.dtype] = {}
+        self.dtypes: dict[str, np.dtype] = dict(kernel.numbers)
 
     def lines(self) -> list[str]:
-        params = [p.name for p in self.kernel.params] + list(self.kernel.checks)
-        notes = [f"    # {p.role} {p.name}: {p.dtype}{list(p.shape)}" for p in self.kernel.params]
+        numbers = [name for name, _ in self.kernel.numbers]
+        params = [p.name for p in self.kernel.params] + numbers + list(self.kernel.checks)
+        notes = [f"    # {p.role} {p.name}: {_shaped(p)}" for p in self.kernel.params]
         body = list(self.block(self.kernel.body, "    ")) or ["    pass"]
         return [f"def {self.name}({', '.join(params)}):", *notes, *body]
 
@@ -233,6 +234,11 @@ _STATEMENTS: dict[type, Any] = {
 }
 
 
+def _shaped(param: loop_ir.Param) -> str:
+    shape = "" if param.shape == (-1,) else ", ".join(map(str, param.shape))
+    return f"{param.dtype}[{shape}]"
+
+
 def _main(program: loop_ir.Program, kernels: dict[Kernel, str]) -> Iterator[str]:
     params = [b.name for b in program.inputs] + [b.name for b, _ in program.consts] + ["host=()"]
     yield f"def main({', '.join(params)}):  # {program.name}"
@@ -245,7 +251,8 @@ def _main(program: loop_ir.Program, kernels: dict[Kernel, str]) -> Iterator[str]
         if isinstance(step, loop_ir.KernelCall):
             checks = (_check(program.checks[c]) for c in step.checks)
             actual = (_actual(b, shapes[b], p.shape) for b, p in _arguments(step))
-            yield f"        {kernels[step.kernel]}({', '.join([*actual, *checks])})"
+            numbers = map(_number, step.numbers)
+            yield f"        {kernels[step.kernel]}({', '.join([*actual, *numbers, *checks])})"
         elif isinstance(step, loop_ir.MatMul):
             yield f"        {_matmul(step, shapes)}"
         else:
@@ -274,6 +281,10 @@ def _actual(name: str, shape: tuple[int, ...], formal: tuple[int, ...]) -> str:
     if shape == formal:
         return name
     return f"{name}.reshape({'-1' if len(formal) == 1 else formal})"
+
+
+def _number(value: np.generic) -> str:
+    return str(value) if value.dtype == np.int64 else _literal(value)
 
 
 def _check(check: Any) -> str:

@@ -118,12 +118,12 @@ class Assembly:
         builder = kernels.build(group, memory)
         if not builder.sizes:
             return
-        kernel, buffers, checks = kernel_form.finish(builder)
+        kernel, buffers, numbers, checks = kernel_form.finish(builder)
         kernel = self._kernels.setdefault(kernel, kernel)
         actual = tuple(self.storage(written[b]) if b in written else b for b in buffers)
         codes = tuple(range(len(self.checks), len(self.checks) + len(checks)))
         self.checks.extend(checks)
-        self.steps.append(KernelCall(kernel, actual, codes))
+        self.steps.append(KernelCall(kernel, actual, codes, numbers))
 
     def _call(self, node: nodes.Host, inputs: Names, outputs: Names) -> Step:
         if not isinstance(node, nodes.Native):

@@ -1,7 +1,12 @@
 """Kernels as LLVM text: one function per distinct loop nest.
 
-A kernel takes raw, non-overlapping pointers and has its extents built in. It returns 0, or 1 after
-it wrote (check, offending index) to the status words. `drivers` has what calls kernels.
+A kernel is a `codegen.Unit`: `i32 f(ptr buffers, ptr numbers, ptr status)`, which takes the pointers
+and numbers out of their tables for the function that has the loops. That one gets raw pointers that
+do not overlap. A kernel returns 0, or 1 + the position of the index check that failed, having
+written the offending index to the second status word.
+
+Large loops whose iterations are independent, or that only share sums, are functions of a range, so
+that threads can share them; `shared_loops` has what that takes.
 """
 
 from __future__ import annotations
@@ -9,67 +14,82 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from functrans import loop_ir as ir
 from functrans.compiler import complex_math, scalar_math
 from functrans.compiler.scalar_types import literal, llvm_type, memory_type, part_dtype
+from functrans.runtime.codegen import Unit
 
 # Only accumulators may be reordered, and a product may go into one unrounded; see loop_ir.Update.
 # Neither nnan nor ninf: reductions see infinities and NaNs.
 UNROLL_EXTENT = 7  # sums of 6 columns take 6 times longer rolled, of 8 a third
 UNROLL_STATEMENTS = 64
 _REDUCE_FLAGS = "reassoc nsz contract"
+# What fastmath allows on the user's own operations: not nnan nor ninf, so that isnan still works.
+_FAST_FLAGS = "reassoc nsz arcp contract afn"
+_FAST = ("fadd ", "fsub ", "fmul ", "fdiv ")
 
 
-class Module:
-    """The text of one LLVM module: needed declarations and functions, each once."""
+def kernel_unit(kernel: ir.Kernel) -> Unit:
+    """The native function of a kernel."""
 
-    def __init__(self) -> None:
-        self.parts: dict[str, None] = {}
-        self.kernels: dict[ir.Kernel, str] = {}
+    def parts(name: str) -> Iterable[str]:
+        text = _KernelText(kernel, f"{name}.loops")
+        function = text.function()
+        return [*text.parts, function, _wrapper(kernel, name)]
 
-    def need(self, text: str) -> None:
-        """Make sure the module contains `text`."""
-        self.parts[text] = None
+    return Unit(kernel_key(kernel), parts)
 
-    def kernel(self, kernel: ir.Kernel) -> str:
-        """The name of the function for a kernel, written once."""
-        if kernel not in self.kernels:
-            name = self.kernels[kernel] = f"kernel_{len(self.kernels)}"
-            self.need(_KernelText(self, kernel, name).text())
-        return self.kernels[kernel]
 
-    def text(self) -> str:
-        """The module."""
-        return "\n\n".join([*self.parts, *self._kept()])
+def kernel_key(kernel: ir.Kernel) -> str:
+    """A text that only equal kernels have."""
+    out: list[str] = []
+    _write_key(kernel, out)
+    return " ".join(out)
 
-    def _kept(self) -> list[str]:
-        """Vector versions of functions: LLVM would drop them before the vectorizer wants them."""
-        declared = [p.split("@")[1].split("(")[0] for p in self.parts if p.startswith("declare <")]
-        names = ", ".join(f"ptr @{name}" for name in declared)
-        used = f"@llvm.compiler.used = appending global [{len(declared)} x ptr] [{names}]"
-        return [f'{used}, section "llvm.metadata"'] if declared else []
+
+def _write_key(x: Any, out: list[str]) -> None:
+    if type(x) is str:
+        out.append(x)
+    elif type(x) is tuple:
+        out.append(f"({len(x)}")
+        for y in x:
+            _write_key(y, out)
+    elif x is None or isinstance(x, int):
+        out.append(repr(x))
+    elif isinstance(x, np.dtype):
+        out.append(x.str)
+    elif isinstance(x, ir.Const):
+        out.append(f"{x.value.dtype.str}:{x.value.tobytes().hex()}")
+    else:
+        out.append(type(x).__name__)
+        for field in x.__slots__:
+            _write_key(getattr(x, field), out)
 
 
 class FunctionBody:
-    """Instructions of one function, with fresh names and labels."""
+    """Instructions of one function, with fresh names and labels, and the parts it needs."""
 
-    def __init__(self, module: Module):
-        self.module = module
+    def __init__(self, *, fastmath: bool = False) -> None:
+        self.parts: dict[str, None] = {}
+        self.fastmath = fastmath
         self.lines: list[str] = []
         self.count = 0
         self.label = "entry"
 
     def need(self, declaration: str) -> None:
         """Make sure the module has this declaration or function."""
-        self.module.need(declaration)
+        self.parts[declaration] = None
 
     def emit(self, text: str) -> str:
         """Append `name = text`; returns the name."""
         self.count += 1
         name = f"%t{self.count}"
+        if self.fastmath and text.startswith(_FAST):
+            text = f"{text[:4]} {_FAST_FLAGS}{text[4:]}"
         self.lines.append(f"  {name} = {text}")
         return name
 
@@ -89,33 +109,30 @@ class FunctionBody:
 
 
 class _KernelText(FunctionBody):
-    def __init__(self, module: Module, kernel: ir.Kernel, name: str):
-        super().__init__(module)
+    def __init__(self, kernel: ir.Kernel, name: str):
+        super().__init__(fastmath=kernel.fastmath)
         self.kernel = kernel
         self.name = name
         self.params = {p.name: p for p in kernel.params}
-        self.values: dict[str, str] = {}  # scalar name -> LLVM operand
-        self.dtypes: dict[str, np.dtype] = {}
+        self.values: dict[str, str] = {n: f"%{n}" for n, _ in kernel.numbers}  # LLVM operands
+        self.dtypes: dict[str, np.dtype] = dict(kernel.numbers)
         self.variables: dict[str, str] = {}  # loop variable -> LLVM operand
         self.accumulators: dict[str, str] = {}  # accumulator -> its stack slot
         self.checks = {code: i for i, code in enumerate(kernel.checks)}
         self.products = _products_of_sums(kernel.body)
 
-    def text(self) -> str:
-        pointers = [f"ptr noalias {_extent(p)} %{p.name}" for p in self.kernel.params]
-        checks = [f"i64 %check{i}" for i in range(len(self.kernel.checks))]
-        status = ["ptr %status"] if checks else []
+    def function(self) -> str:
+        """The text of the function that has the loops."""
         for acc in (s for s in ir.walk(self.kernel.body) if isinstance(s, ir.Init)):
             slot = self.accumulators[acc.name] = f"%slot.{acc.name}"
             self.lines.append(f"  {slot} = alloca {memory_type(acc.dtype)}")
             self.dtypes[acc.name] = acc.dtype
         self.body(self.kernel.body)
-        head = ", ".join([*pointers, *checks, *status])
+        params = [f"ptr noalias {_extent(p)} %{p.name}" for p in self.kernel.params]
+        params += [f"{llvm_type(d)} %{n}" for n, d in self.kernel.numbers]
+        head = f"define internal i32 @{self.name}({', '.join([*params, 'ptr %status'])})"
         attributes = 'noinline nounwind "prefer-vector-width"="512"'
-        return "\n".join(
-            [f"define internal i32 @{self.name}({head}) {attributes} {{", "entry:", *self.lines,
-             "  ret i32 0", "}"]
-        )  # fmt: skip
+        return "\n".join([f"{head} {attributes} {{", "entry:", *self.lines, "  ret i32 0", "}"])
 
     def body(self, statements: Iterable[ir.Stmt]) -> None:
         for stmt in statements:
@@ -133,12 +150,16 @@ class _KernelText(FunctionBody):
     def dtype_of(self, x: ir.Operand) -> np.dtype:
         return x.value.dtype if isinstance(x, ir.Const) else self.dtypes[x]
 
+    def extent(self, value: ir.Extent) -> str:
+        """An extent as an operand."""
+        return self.values[value] if isinstance(value, str) else str(value)
+
     def affine(self, index: ir.Affine) -> str:
-        total = str(index.offset) if index.offset or not index.terms else None
+        total = self.extent(index.offset) if index.offset or not index.terms else None
         for name, coefficient in index.terms:
             term = self._index_operand(name)
             if coefficient != 1:
-                term = self.emit(f"mul nsw i64 {term}, {coefficient}")
+                term = self.emit(f"mul nsw i64 {term}, {self.extent(coefficient)}")
             total = term if total is None else self.emit(f"add nsw i64 {total}, {term}")
         return total or "0"
 
@@ -153,14 +174,7 @@ class _KernelText(FunctionBody):
 
     def place(self, buffer: str, index: Sequence[ir.Affine]) -> str:
         param = self.params[buffer]
-        terms: dict[str, int] = {}
-        offset, stride = 0, 1
-        for extent, affine in zip(reversed(param.shape), reversed(index), strict=True):
-            offset += affine.offset * stride
-            for name, coefficient in affine.terms:
-                terms[name] = terms.get(name, 0) + coefficient * stride
-            stride *= extent
-        flat = self.affine(ir.Affine(tuple(terms.items()), offset))
+        flat = self.affine(index[0] if len(index) == 1 else _flat(index, param.shape))
         t = memory_type(param.dtype)
         return self.emit(f"getelementptr inbounds {t}, ptr %{buffer}, i64 {flat}")
 
@@ -264,7 +278,7 @@ class _KernelText(FunctionBody):
         # A new best is rare: a predicted branch takes a fifth of the time of two selects.
         take, skip = self.fresh_label("better"), self.fresh_label("worse")
         self.do(f"br i1 {better}, label %{take}, label %{skip}, !prof !3")
-        self.module.need('!3 = !{!"branch_weights", i32 1, i32 1000000}')
+        self.need('!3 = !{!"branch_weights", i32 1, i32 1000000}')
         self.start(take)
         self._write(slot, value, dtype)
         i64 = np.dtype(np.int64)
@@ -279,17 +293,16 @@ class _KernelText(FunctionBody):
         wrapped = wide
         if signed:
             negative = self.emit(f"icmp slt i64 {wide}, 0")
-            moved = self.emit(f"add i64 {wide}, {s.bound}")
+            moved = self.emit(f"add i64 {wide}, {self.extent(s.bound)}")
             wrapped = self.emit(f"select i1 {negative}, i64 {moved}, i64 {wide}")
-        good = self.emit(f"icmp ult i64 {wrapped}, {s.bound}")
+        good = self.emit(f"icmp ult i64 {wrapped}, {self.extent(s.bound)}")
         fine, bad = self.fresh_label("inside"), self.fresh_label("outside")
         self.do(f"br i1 {good}, label %{fine}, label %{bad}, !prof !0")
-        self.module.need('!0 = !{!"branch_weights", i32 1000000, i32 1}')
+        self.need('!0 = !{!"branch_weights", i32 1000000, i32 1}')
         self.start(bad)
-        self.do(f"store i64 %check{self.checks[s.code]}, ptr %status")
         second = self.emit("getelementptr i64, ptr %status, i64 1")
         self.do(f"store i64 {wide}, ptr {second}")
-        self.do("ret i32 1")
+        self.do(f"ret i32 {1 + self.checks[s.code]}")
         self.start(fine)
         i64 = np.dtype(np.int64)
         wrapped = scalar_math.lower_scalar(self, "convert", [wrapped], [i64], s.dtype)
@@ -298,7 +311,7 @@ class _KernelText(FunctionBody):
     def _loop(self, s: ir.Loop) -> None:
         if s.extent == 0:
             return
-        if s.extent == 1 or _is_unrolled(s):
+        if isinstance(s.extent, int) and (s.extent == 1 or _is_unrolled(s, s.extent)):
             for i in range(s.extent):
                 self.variables[s.var] = str(i)
                 self.body(s.body)
@@ -313,7 +326,7 @@ class _KernelText(FunctionBody):
         self.variables[s.var] = variable
         self.body(s.body)
         following = self.emit(f"add nuw nsw i64 {variable}, 1")
-        more = self.emit(f"icmp ult i64 {following}, {s.extent}")
+        more = self.emit(f"icmp ult i64 {following}, {self.extent(s.extent)}")
         self.lines[at] = f"  {variable} = phi i64 [ 0, %{before} ], [ {following}, %{self.label} ]"
         self.do(f"br i1 {more}, label %{head}, label %{done}")
         self.start(done)
@@ -323,15 +336,44 @@ def _extent(param: ir.Param) -> str:
     """What LLVM may assume of a pointer: it may read all of the buffer, wherever that helps."""
     nbytes = math.prod(param.shape) * param.dtype.itemsize
     part = part_dtype(param.dtype) if param.dtype.kind == "c" else param.dtype
-    readable = f" dereferenceable({nbytes})" if nbytes else ""
+    readable = f" dereferenceable({nbytes})" if nbytes > 0 else ""
     return f"align {part.itemsize}{readable}"
 
 
-def _is_unrolled(loop: ir.Loop) -> bool:
+def _flat(index: Sequence[ir.Affine], shape: tuple[int, ...]) -> ir.Affine:
+    """The place of an element in a C-contiguous block, as one index."""
+    terms: dict[str, Any] = {}
+    offset: Any = 0
+    stride = 1
+    for extent, affine in zip(reversed(shape), reversed(index), strict=True):
+        offset += affine.offset * stride
+        for name, coefficient in affine.terms:
+            terms[name] = terms.get(name, 0) + coefficient * stride
+        stride *= extent
+    return ir.Affine(tuple(terms.items()), offset)
+
+
+def _wrapper(kernel: ir.Kernel, name: str) -> str:
+    """The function that the outside calls: it reads its arguments from tables."""
+    body = FunctionBody()
+    args = [f"ptr {_entry(body, 'ptr', '%buffers', i)}" for i in range(len(kernel.params))]
+    for i, (_, dtype) in enumerate(kernel.numbers):
+        args.append(f"{llvm_type(dtype)} {_entry(body, llvm_type(dtype), '%numbers', i)}")
+    status = body.emit(f"call i32 @{name}.loops({', '.join([*args, 'ptr %status'])})")
+    head = f"define i32 @{name}(ptr %buffers, ptr %numbers, ptr %status) nounwind {{"
+    return "\n".join([head, "entry:", *body.lines, f"  ret i32 {status}", "}"])
+
+
+def _entry(body: FunctionBody, t: str, table: str, position: int) -> str:
+    place = body.emit(f"getelementptr i64, ptr {table}, i64 {position}")
+    return body.emit(f"load {t}, ptr {place}")
+
+
+def _is_unrolled(loop: ir.Loop, extent: int) -> bool:
     """Short innermost loops are written out, so that the loop around them becomes vectors."""
-    size = loop.extent * len(loop.body)
+    size = extent * len(loop.body)
     innermost = not any(isinstance(s, ir.Loop) for s in loop.body)
-    return innermost and loop.extent <= UNROLL_EXTENT and size <= UNROLL_STATEMENTS
+    return innermost and extent <= UNROLL_EXTENT and size <= UNROLL_STATEMENTS
 
 
 def _products_of_sums(body: tuple[ir.Stmt, ...]) -> set[str]:

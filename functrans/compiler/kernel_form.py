@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from functrans.compiler.kernel_builder import KernelBuilder, Scope
+from functrans.compiler.kernel_numbers import generalize
 from functrans.loop_ir import (
     Affine,
     ArgUpdate,
@@ -34,8 +35,8 @@ _ACCESSES = (Load, Store, StoreReduce)
 _POSITIONS = (IndexValue, ArgUpdate)
 
 
-def finish(k: KernelBuilder) -> tuple[Kernel, tuple[str, ...], list[Any]]:
-    """The kernel of a builder, the buffers it is called with, and its index checks."""
+def finish(k: KernelBuilder) -> tuple[Kernel, tuple[str, ...], tuple[Any, ...], list[Any]]:
+    """The kernel of a builder, the buffers and numbers it is called with, and its index checks."""
     body = tuple(_loop(x) if isinstance(x, Scope) else x for x in k.top.items())
     renaming = _Renaming()
     body = tuple(renaming.stmt(s) for s in body)
@@ -45,7 +46,8 @@ def finish(k: KernelBuilder) -> tuple[Kernel, tuple[str, ...], list[Any]]:
         for old, new in renaming.buffers.items()
     )
     checks = [k.checks[int(old[1:])] for old in renaming.checks]
-    return Kernel(params, body, tuple(renaming.checks.values())), tuple(renaming.buffers), checks
+    kernel, numbers = generalize(Kernel(params, body, tuple(renaming.checks.values())))
+    return kernel, tuple(renaming.buffers), numbers, checks
 
 
 # ---------------------------------------------------------------------------- loops

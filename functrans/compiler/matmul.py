@@ -7,14 +7,18 @@ right operand that is contiguous along k instead of along its columns is packed 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from functrans import loop_ir as ir
 from functrans.compiler import scalar_math
+from functrans.compiler.kernel_numbers import SMALL
 from functrans.compiler.scalar_types import literal, llvm_type, memory_type
 from functrans.runtime import blas
+from functrans.runtime.codegen import Unit
 
 # m * n * k up to which loops take no longer than a call of BLAS (OpenBLAS 0.3.30, AVX-512): at 32^3
 # the two are level, and BLAS keeps its lead for narrow products from 8^3 on.
@@ -28,14 +32,30 @@ UNROLL = """!1 = distinct !{!1, !2}
 _GEMM = {"f4": "s", "f8": "d", "c8": "c", "c16": "z"}
 
 
-def emit(body: Any, step: ir.MatMul, pointers: dict[str, str]) -> None:
-    """Append the product to a driver."""
-    if 0 in step.sizes[:3]:
-        return
-    step = _by_rows(step)
-    name = _function(body, step)
-    args = ", ".join(f"ptr {pointers[p]}" for p in (step.lhs, step.rhs, step.out))
-    body.do(f"call void @{name}({args})")
+def routine(step: ir.MatMul) -> tuple[Unit, tuple[int, ...]]:
+    """The native function of a product of (lhs, rhs, out), and its numbers."""
+    return _routine(step.sizes, step.lhs_strides, step.rhs_strides, step.out_strides, step.dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _routine(sizes: Any, lhs: Any, rhs: Any, out: Any, dtype: np.dtype) -> Any:
+    step = _by_rows(ir.MatMul("c", "a", "b", sizes, lhs, rhs, out, dtype))
+    _, m, n, k = step.sizes
+    packed = step.rhs_strides[2] != 1
+    # Packing pays for many rows; few columns leave most of a vector unused.
+    limit = INLINE_WORK if n >= 8 and (m >= 8 or not packed) else INLINE_NARROW_WORK
+    gemm = _gemm_layout(step) if m * n * k > limit and dtype.str[1:] in _GEMM else None
+    if gemm is not None:
+        return _blas(step, gemm)
+    is_real = dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize > 2)
+    if is_real and n > 1 and step.out_strides[2] == 1 and not (packed and k * n > PACK_LIMIT):
+        text = _blocked_text(step)
+    else:
+        text = _loop_text(step)
+    order = (1, 0, 2) if step.lhs == "b" else (0, 1, 2)
+    lines, numbers = "\n".join(text.lines), tuple(text.numbers)
+    key = f"product {order} {dtype.str} {len(numbers)}\n{lines}"
+    return Unit(key, lambda name: [UNROLL, *text.functions(name, order)]), numbers
 
 
 def _by_rows(step: ir.MatMul) -> ir.MatMul:
@@ -52,28 +72,6 @@ def _by_rows(step: ir.MatMul) -> ir.MatMul:
         step.out, step.rhs, step.lhs, (b, n, m, k), transposed(step.rhs_strides),
         transposed(step.lhs_strides), transposed(step.out_strides), step.dtype,
     )  # fmt: skip
-
-
-def _function(body: Any, step: ir.MatMul) -> str:
-    """Make sure the module has the function of this product; returns its name."""
-    _, m, n, k = step.sizes
-    strides = (*step.lhs_strides, *step.rhs_strides, *step.out_strides)
-    name = "matmul_" + "_".join(map(str, (step.dtype.str[1:], *step.sizes, *strides)))
-    name = name.replace("-", "n")
-    packed = step.rhs_strides[2] != 1
-    # Packing pays for many rows; few columns leave most of a vector unused.
-    limit = INLINE_WORK if n >= 8 and (m >= 8 or not packed) else INLINE_NARROW_WORK
-    gemm = _gemm_layout(step) if m * n * k > limit and step.dtype.str[1:] in _GEMM else None
-    is_real = step.dtype.kind in "iu" or (step.dtype.kind == "f" and step.dtype.itemsize > 2)
-    if gemm is not None:
-        text = _blas_text(body, step, name, gemm)
-    elif is_real and n > 1 and step.out_strides[2] == 1 and not (packed and k * n > PACK_LIMIT):
-        body.need(UNROLL)
-        text = _blocked_text(step, name)
-    else:
-        text = _loop_text(step, name)
-    body.need(text)
-    return name
 
 
 # ---------------------------------------------------------------------------- BLAS
@@ -102,48 +100,64 @@ def _gemm_layout(step: ir.MatMul) -> tuple[tuple[int, int], tuple[int, int], int
     return lhs, rhs, out[1]
 
 
-def _scalars(body: Any, dtype: np.dtype) -> tuple[str, str]:
-    """The factors 1 and 0 as BLAS takes them: complex ones by address."""
-    values = literal(dtype.type(1), dtype), literal(dtype.type(0), dtype)
-    if dtype.kind != "c":
-        return values
-    names = f"@one.{dtype.char}", f"@zero.{dtype.char}"
-    for name, value in zip(names, values, strict=True):
-        body.need(f"{name} = private constant {llvm_type(dtype)} {value}")
-    return names
-
-
-def _blas_text(body: Any, step: ir.MatMul, name: str, layout: Any) -> str:
+def _blas(step: ir.MatMul, layout: Any) -> tuple[Unit, tuple[int, ...]]:
+    """A batch of calls of `gemm`: one function for all products of a dtype."""
     (ta, lda), (tb, ldb), ldc = layout
-    batch, m, n, k = step.sizes
-    t, i = llvm_type(step.dtype), f"i{blas.integer_bits()}"
-    symbol = blas.gemm_symbol(_GEMM[step.dtype.str[1:]])
-    s = "ptr" if step.dtype.kind == "c" else t  # how alpha and beta are passed
-    types = f"i32, i32, i32, {i}, {i}, {i}, {s}, ptr, {i}, ptr, {i}, {s}, ptr, {i}"
-    body.need(f"declare void @{symbol}({types})")
-    one, zero = _scalars(body, step.dtype)
-    call = (
-        f"call void @{symbol}(i32 101, i32 {ta}, i32 {tb}, {i} {m}, {i} {n}, {i} {k}, {s} {one}, "
-        f"ptr %pa, {i} {lda}, ptr %pb, {i} {ldb}, {s} {zero}, ptr %pc, {i} {ldc})"
+    strides = (step.lhs_strides[0], step.rhs_strides[0], step.out_strides[0])
+    order = (1, 0, 2) if step.lhs == "b" else (0, 1, 2)
+    kind = _GEMM[step.dtype.str[1:]]
+    symbol, bits = blas.gemm_symbol(kind), blas.integer_bits()
+    unit = Unit(
+        f"batched {symbol} {bits} {order}", lambda name: [_blas_text(step.dtype, name, order)]
     )
-    params = "ptr noalias %a, ptr noalias %b, ptr noalias %c"
-    return f"""define internal void @{name}({params}) noinline {{
+    return unit, (*step.sizes, ta, tb, lda, ldb, ldc, *strides)
+
+
+def _blas_text(dtype: np.dtype, name: str, order: tuple[int, ...]) -> str:
+    t, i = llvm_type(dtype), f"i{blas.integer_bits()}"
+    symbol = blas.gemm_symbol(_GEMM[dtype.str[1:]])
+    by_address = dtype.kind == "c"
+    s = "ptr" if by_address else t  # how alpha and beta are passed
+    one, zero = literal(dtype.type(1), dtype), literal(dtype.type(0), dtype)
+    constants = ""
+    if by_address:
+        constants = f"""@one.{dtype.char} = private constant {t} {one}
+@zero.{dtype.char} = private constant {t} {zero}
+"""
+        one, zero = f"@one.{dtype.char}", f"@zero.{dtype.char}"
+    names = "batch m n k ta tb lda ldb ldc sa sb sc".split()
+    lines = [f"  %{x} = load i64, ptr %{x}.at" for x in names]
+    lines[:0] = [
+        f"  %{x}.at = getelementptr i64, ptr %numbers, i64 {at}" for at, x in enumerate(names)
+    ]
+    for x in ("m", "n", "k", "lda", "ldb", "ldc"):
+        how = f"trunc i64 %{x} to {i}" if i != "i64" else f"add i64 %{x}, 0"
+        lines.append(f"  %{x}.int = {how}")
+    lines += [f"  %{x}.int = trunc i64 %{x} to i32" for x in ("ta", "tb")]
+    for at, x in zip(order, "abc", strict=True):
+        lines.append(f"  %{x}.at = getelementptr ptr, ptr %buffers, i64 {at}")
+        lines.append(f"  %{x} = load ptr, ptr %{x}.at")
+    types = f"i32, i32, i32, {i}, {i}, {i}, {s}, ptr, {i}, ptr, {i}, {s}, ptr, {i}"
+    return f"""{constants}declare void @{symbol}({types})
+define i32 @{name}(ptr %buffers, ptr %numbers, ptr %status) {{
 entry:
+{chr(10).join(lines)}
   br label %loop
 loop:
   %i = phi i64 [ 0, %entry ], [ %next, %loop ]
-  %oa = mul i64 %i, {step.lhs_strides[0]}
-  %ob = mul i64 %i, {step.rhs_strides[0]}
-  %oc = mul i64 %i, {step.out_strides[0]}
+  %oa = mul i64 %i, %sa
+  %ob = mul i64 %i, %sb
+  %oc = mul i64 %i, %sc
   %pa = getelementptr {t}, ptr %a, i64 %oa
   %pb = getelementptr {t}, ptr %b, i64 %ob
   %pc = getelementptr {t}, ptr %c, i64 %oc
-  {call}
+  call void @{symbol}(i32 101, i32 %ta.int, i32 %tb.int, {i} %m.int, {i} %n.int, {i} %k.int,
+    {s} {one}, ptr %pa, {i} %lda.int, ptr %pb, {i} %ldb.int, {s} {zero}, ptr %pc, {i} %ldc.int)
   %next = add i64 %i, 1
-  %more = icmp ult i64 %next, {batch}
+  %more = icmp ult i64 %next, %batch
   br i1 %more, label %loop, label %done
 done:
-  ret void
+  ret i32 0
 }}"""
 
 
@@ -151,10 +165,11 @@ done:
 
 
 class _Text:
-    """Lines of one function, with loops written by `with`-free calls."""
+    """Lines of one function. Large extents and strides are its parameters; see kernel_numbers."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.numbers: dict[int, str] = {}
         self.count = 0
         self.label = "entry"
 
@@ -169,6 +184,12 @@ class _Text:
 
     def do(self, text: str) -> None:
         self.lines.append(f"  {text}")
+
+    def number(self, value: int) -> str:
+        """An extent, stride or position as an operand."""
+        if abs(value) <= SMALL:
+            return str(value)
+        return self.numbers.setdefault(value, f"%n{len(self.numbers)}")
 
     def loop(
         self,
@@ -192,7 +213,7 @@ class _Text:
         for name, (t, first), result in zip(names, carried or [], results, strict=True):
             phis.append(f"  {name} = phi {t} [ {first}, %{before} ], [ {result}, %{self.label} ]")
         self.lines[at:at] = phis
-        more = self.emit(f"icmp ult i64 {following}, {extent}")
+        more = self.emit(f"icmp ult i64 {following}, {self.number(extent)}")
         self.do(f"br i1 {more}, label %{head}, label %{done}{note}")
         self.lines.append(f"{done}:")
         self.label = done
@@ -204,7 +225,7 @@ class _Text:
         for index, stride in terms:
             if stride == 0 or index == "0":
                 continue
-            term = index if stride == 1 else self.emit(f"mul nsw i64 {index}, {stride}")
+            term = index if stride == 1 else self.emit(f"mul nsw i64 {index}, {self.number(stride)}")
             offset = term if offset == "0" else self.emit(f"add nsw i64 {offset}, {term}")
         return (
             base
@@ -212,12 +233,28 @@ class _Text:
             else self.emit(f"getelementptr inbounds {t}, ptr {base}, i64 {offset}")
         )
 
-    def function(self, name: str) -> str:
+    def functions(self, name: str, order: Sequence[int]) -> list[str]:
+        """The function of these lines, and the one that reads its arguments from tables."""
+        numbers = "".join(f", i64 {n}" for n in self.numbers.values())
         head = (
-            f"define internal void @{name}(ptr noalias %a, ptr noalias %b, ptr noalias %c) "
-            'noinline nounwind "prefer-vector-width"="512" {'
+            f"define internal void @{name}.loops(ptr noalias %a, ptr noalias %b, ptr noalias %c"
+            f'{numbers}) noinline nounwind "prefer-vector-width"="512" {{'
         )
-        return "\n".join([head, "entry:", *self.lines, "  ret void", "}"])
+        entry = []
+        for table, prefix, places in (
+            ("buffers", "p", order),
+            ("numbers", "n", range(len(self.numbers))),
+        ):
+            t = "ptr" if table == "buffers" else "i64"
+            for i, at in enumerate(places):
+                entry.append(f"  %{prefix}{i}.at = getelementptr i64, ptr %{table}, i64 {at}")
+                entry.append(f"  %{prefix}{i} = load {t}, ptr %{prefix}{i}.at")
+        call = f"  call void @{name}.loops(ptr %p0, ptr %p1, ptr %p2{numbers})"
+        wrapper = f"define i32 @{name}(ptr %buffers, ptr %numbers, ptr %status) nounwind {{"
+        return [
+            "\n".join([head, "entry:", *self.lines, "  ret void", "}"]),
+            "\n".join([wrapper, "entry:", *entry, call, "  ret i32 0", "}"]),
+        ]
 
 
 class _Arithmetic:
@@ -253,7 +290,7 @@ class _Arithmetic:
         return scalar_math.lower_scalar(self.f, "convert", [value], [source], out)
 
 
-def _loop_text(step: ir.MatMul, name: str) -> str:
+def _loop_text(step: ir.MatMul) -> _Text:
     """Any strides, any dtype: bool is the or of ands, integers wrap."""
     f, (batch, m, n, k) = _Text(), step.sizes
     number, t = _Arithmetic(f, step.dtype), memory_type(step.dtype)
@@ -278,7 +315,7 @@ def _loop_text(step: ir.MatMul, name: str) -> str:
         f.loop(m, lambda i, _: row(b, i))
 
     f.loop(batch, matrix)
-    return f.function(name)
+    return f
 
 
 def _blocks(n: int, lanes: int) -> list[tuple[int, int]]:
@@ -293,7 +330,7 @@ def _blocks(n: int, lanes: int) -> list[tuple[int, int]]:
     return out
 
 
-def _blocked_text(step: ir.MatMul, name: str) -> str:
+def _blocked_text(step: ir.MatMul) -> _Text:
     f, (batch, m, n, k) = _Text(), step.sizes
     t = llvm_type(step.dtype)
     sb = step.rhs_strides
@@ -317,7 +354,7 @@ def _blocked_text(step: ir.MatMul, name: str) -> str:
                 _tile(f, step, t, (b, "0", rest, whole * ROWS), base, rows, group)
 
     f.loop(batch, one)
-    return f.function(name)
+    return f
 
 
 def _grouped(blocks: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
@@ -350,11 +387,11 @@ def _tile(
     sa, so, k = step.lhs_strides, step.out_strides, step.sizes[3]
     vectors = [f"<{w} x {t}>" for _, w in group]
     lhs = [
-        f.at(t, f.at(t, "%a", (b, sa[0]), (i, ROWS * sa[1])), (str(first + r), sa[1]))
+        f.at(t, f.at(t, "%a", (b, sa[0]), (i, ROWS * sa[1])), (f.number(first + r), sa[1]))
         for r in range(count)
     ]
     out = [
-        f.at(t, f.at(t, "%c", (b, so[0]), (i, ROWS * so[1])), (str(first + r), so[1]))
+        f.at(t, f.at(t, "%c", (b, so[0]), (i, ROWS * so[1])), (f.number(first + r), so[1]))
         for r in range(count)
     ]
     zeros = [(v, "zeroinitializer") for _ in range(count) for v in vectors]

@@ -77,7 +77,7 @@ def _vectorizable(name: str) -> Word:
 
 def _scipy(name: str) -> Word:
     def word(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
-        symbol, f64 = symbols.special(name), np.dtype(np.float64)
+        symbol, f64 = f"ft_{name}", np.dtype(np.float64)
         body.need(f"declare double @{symbol}(double, i32) {PURE}")
         wide = convert(body, a, d, f64)
         return convert(body, [body.emit(f"call double @{symbol}(double {wide}, i32 0)")], f64, d)

@@ -33,16 +33,16 @@ def integer_bits() -> int:
 
 @functools.cache
 def gemm_symbol(kind: str) -> str:
-    """The name under which `cblas_<kind>gemm` is known to LLVM; registers its address."""
+    """The name under which units call `cblas_<kind>gemm`; makes it known to them."""
     found, name = _c_interface(), f"{kind}gemm"
     if found is None:
         function = symbols.scipy_function(_cython_blas(), name, "void (char *, char *, int *,")
-        symbols.llvm().add_symbol(f"ft_fortran_{name}", function)
-        codegen.provide(f"cblas_{name}", _fortran_text(kind))
-    else:
-        library, prefix, suffix, _ = found
-        function = symbols.address(getattr(library, f"{prefix}{name}{suffix}"))
-        symbols.llvm().add_symbol(f"ft_cblas_{name}", function)
+        codegen.use_symbol(f"ft_fortran_{name}", function)
+        codegen.provide(f"rows_{name}", _fortran_text(kind))
+        return f"ft_rows_{name}"
+    library, prefix, suffix, _ = found
+    function = symbols.address(getattr(library, f"{prefix}{name}{suffix}"))
+    codegen.use_symbol(f"ft_cblas_{name}", function)
     return f"ft_cblas_{name}"
 
 
@@ -92,7 +92,7 @@ def _fortran_text(kind: str) -> str:
     return "\n".join(
         [
             f"declare void @ft_fortran_{kind}gemm({', '.join(['ptr'] * 13)})",
-            f"define void @ft_entry_cblas_{kind}gemm(i32 %order, i32 %ta, i32 %tb, i32 %m, i32 %n, "
+            f"define void @ft_entry_rows_{kind}gemm(i32 %order, i32 %ta, i32 %tb, i32 %m, i32 %n, "
             f"i32 %k, {scalar} %alpha, ptr %a, i32 %lda, ptr %b, i32 %ldb, {scalar} %beta, "
             "ptr %c, i32 %ldc) {",
             *lines,

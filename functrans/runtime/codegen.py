@@ -1,106 +1,163 @@
-"""LLVM text to machine code, through Numba's code generator.
+"""LLVM text to machine code: optimized by one pipeline, linked into the process, kept on disk.
 
-Numba's own libraries optimize each function, then the module cheaply, then fully, which suits
-code with reference counts. Ours has none: `LeanLibrary` runs one full pipeline. Numba is
-imported here only, when the first program compiles.
+A `Unit` is a function that compiled programs call: a kernel, a product, a piece of the runtime. Its
+name is made from what it computes, so equal units are one: within a program, between programs, and
+between processes, through `cache`. What a program lacks is compiled as one LLVM module, an object
+file is made of that, and a JIT linker of LLVM gives the object its place in memory. A process that
+finds everything on disk only links.
+
+Numba's own code generator would need Numba imported, 0.2 s, and runs two pipelines; llvmlite has
+all that straight-line code without reference counts wants.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from functrans.runtime import symbols
+from functrans.runtime import cache, symbols
 
-ENTRY_PREFIX = "@ft_entry_"
+_CODE_MODEL = {"reloc": "pic", "codemodel": "small"}
+_lock = threading.RLock()
 _serial = itertools.count()
+_addresses: dict[str, int] = {}  # of units, by name
+_libraries: list[Any] = []  # what the linker returned: it unlinks what nobody holds
 
 
-class NativeCode:
-    """A compiled module: addresses of its entries, and its text."""
+@dataclass(frozen=True)
+class Unit:
+    """A native function. `parts(name)` gives the LLVM texts that define `@name` and what it uses.
 
-    def __init__(self, library: Any, prefix: str):
-        self._library = library
-        self._prefix = prefix
+    Parts are declarations and functions; equal ones of several units are one in a module.
+    """
 
-    def address(self, entry: str) -> int:
-        """The address of the function that was `@ft_entry_...` in the text."""
-        return self._library.get_pointer_to_function(self._prefix + entry)
+    key: str
+    parts: Callable[[str], Iterable[str]]
 
-    @property
-    def llvm(self) -> str:
-        """The optimized module."""
-        return self._library.get_llvm_str()
+    @functools.cached_property
+    def name(self) -> str:
+        """The symbol: made from the key, the same in every process."""
+        return f"ft_{hashlib.sha256(self.key.encode()).hexdigest()[:32]}"
 
-    @property
-    def asm(self) -> str:
-        """The machine code as text."""
-        return self._library.get_asm_str()
+
+def addresses(units: Sequence[Unit]) -> list[int]:
+    """Where the functions are; those not yet in this process are loaded or compiled."""
+    names = [u.name for u in units]
+    if not all(name in _addresses for name in names):
+        with _lock:
+            _bring_in({u.name: u for u in units if u.name not in _addresses})
+    return [_addresses[name] for name in names]
+
+
+def _bring_in(missing: dict[str, Unit]) -> None:
+    for found in cache.find(missing):
+        _link(found)
+    rest = {name: u for name, u in missing.items() if name not in _addresses}
+    if rest:
+        made = _compiled(rest)
+        cache.store(made)
+        _link(made)
+
+
+# ---------------------------------------------------------------------------- compiling
+
+
+def module_text(units: Iterable[Unit]) -> str:
+    """The LLVM module that defines some units."""
+    parts = dict.fromkeys(part for u in units for part in u.parts(u.name))
+    return "\n\n".join([*parts, *_kept(parts)])
+
+
+def _kept(parts: Iterable[str]) -> list[str]:
+    """Vector versions of functions: LLVM would drop them before the vectorizer wants them."""
+    declared = [p.split("@")[1].split("(")[0] for p in parts if p.startswith("declare <")]
+    names = ", ".join(f"ptr @{name}" for name in declared)
+    used = f"@llvm.compiler.used = appending global [{len(declared)} x ptr] [{names}]"
+    return [f'{used}, section "llvm.metadata"'] if declared else []
+
+
+def optimized(text: str) -> Any:
+    """The module of a text after LLVM's passes."""
+    llvm, machine = symbols.llvm(), _machine()
+    module = llvm.parse_assembly(text)
+    tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+    tuning.loop_vectorization = True
+    # Unrolling doubles compile time, and a loop unrolled whole is no longer vectorized.
+    # Emission writes out the short loops that gain from it.
+    tuning.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(module, builder)
+    return module
+
+
+def assembly(text: str) -> str:
+    """The machine code of a module, as text."""
+    return _machine().emit_assembly(optimized(text))
+
+
+def _compiled(units: dict[str, Unit]) -> cache.Entry:
+    module = optimized(module_text(units.values()))
+    wanted = [
+        value.name
+        for value in itertools.chain(module.functions, module.global_variables)
+        if value.is_declaration and not value.name.startswith("llvm.")
+    ]
+    return cache.Entry(tuple(units), tuple(wanted), _machine().emit_object(module))
 
 
 @functools.cache
-def _numba() -> tuple[Any, Any]:
-    """Numba's code generator with our pipeline, and the lock that all its users hold."""
-    import numba.core.codegen as numba_codegen  # noqa: PLC0415  (0.2 s: see the module docstring)
-    from numba.core.compiler_lock import global_compiler_lock  # noqa: PLC0415
-
+def _machine() -> Any:
     llvm = symbols.llvm()
-
-    class LeanLibrary(numba_codegen.JITCodeLibrary):
-        def _optimize_functions(self, ll_module: Any) -> None:
-            ll_module.data_layout = self._codegen._data_layout
-
-        def _optimize_final_module(self) -> None:
-            tuning = llvm.create_pipeline_tuning_options(speed_level=3)
-            tuning.loop_vectorization = True
-            # Unrolling doubles compile time, and a loop unrolled whole is no longer vectorized.
-            # Emission writes out the short loops that gain from it.
-            tuning.loop_unrolling = False
-            builder = llvm.create_pass_builder(self._codegen._tm, tuning)
-            builder.getModulePassManager().run(self._final_module, builder)
-            _refuse_unknown_symbols(self._final_module)
-
-    class LeanCodegen(numba_codegen.JITCPUCodegen):
-        _library_class = LeanLibrary
-
-        def _check_llvm_bugs(self) -> None:
-            """Numba asks after a bug in reading decimal numbers; ours are hexadecimal."""
-
-    return LeanCodegen("functrans"), global_compiler_lock
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    features = llvm.get_host_cpu_features().flatten()
+    return target.create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, **_CODE_MODEL
+    )
 
 
-def _refuse_unknown_symbols(module: Any) -> None:
-    """Raise for a C function that this platform lacks: LLVM would end the process."""
-    for function in module.functions:
-        name = function.name
-        known = not function.is_declaration or name.startswith("llvm.")
-        if not known and symbols.llvm().address_of_symbol(name) is None:
-            raise RuntimeError(
-                f"compiled code needs the C function {name}, which this platform's libraries lack. "
-                "Leave the part that uses it uncompiled."
-            )
-
-
-def compile_llvm(text: str) -> NativeCode:
-    """Optimize and compile a module."""
-    codegen, lock = _numba()
-    with lock:
-        symbols.register()
-        # All modules share one symbol table: entries get names of their own.
-        unique = f"functrans_{next(_serial)}"
-        module = symbols.llvm().parse_assembly(
-            text.replace(ENTRY_PREFIX, f"@{unique}_{ENTRY_PREFIX[1:]}")
-        )
-        module.name = unique
-        library = codegen.create_library(unique)
-        library.add_llvm_module(module)
-        library.finalize()
-    return NativeCode(library, f"{unique}_")
+# ---------------------------------------------------------------------------- linking
 
 
 @functools.cache
+def _linker() -> Any:
+    return symbols.llvm().create_lljit_compiler(_machine(), use_jit_link=True)
+
+
+def _link(entry: cache.Entry) -> None:
+    # The process itself has what LLVM calls of its own accord: memset and its like.
+    builder = symbols.llvm().JITLibraryBuilder().add_object_img(entry.code).add_current_process()
+    for name in entry.wanted:
+        builder.import_symbol(name, address_of(name))
+    for name in entry.units:
+        builder.export_symbol(name)
+    library = builder.link(_linker(), f"functrans_{next(_serial)}")
+    _libraries.append(library)
+    _addresses.update((name, library[name]) for name in entry.units)
+
+
 def provide(name: str, text: str) -> None:
-    """Compile `@ft_entry_<name>` of `text` for the process: other modules call it `@ft_<name>`."""
-    address = compile_llvm(text).address(f"{ENTRY_PREFIX[1:]}{name}")
-    symbols.llvm().add_symbol(f"ft_{name}", address)
+    """Compile `@ft_entry_<name>` of `text` for the process: other units call it `@ft_<name>`."""
+    symbol = f"ft_{name}"
+    if symbol not in _addresses:
+        _addresses[symbol] = addresses([_provided(name, text)])[0]
+
+
+def _provided(name: str, text: str) -> Unit:
+    return Unit(text, lambda unique: [text.replace(f"@ft_entry_{name}(", f"@{unique}(")])
+
+
+def address_of(symbol: str) -> int:
+    """Where a provided function is, or one of the platform."""
+    return _addresses.get(symbol) or symbols.resolve(symbol)
+
+
+def use_symbol(name: str, address: int) -> None:
+    """Make a C function known to units under a name."""
+    _addresses[name] = address

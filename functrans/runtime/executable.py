@@ -11,6 +11,7 @@ its own from the free list.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from functrans import loop_ir as ir
-from functrans.compiler import drivers
-from functrans.runtime import codegen, python_objects
+from functrans.compiler import steps
+from functrans.runtime import codegen, machine
 
 _GIL_WORK = 20_000  # scalar statements from which releasing the GIL (50 ns) is worth it
 ALIGNMENT = 64  # of the arena: a cache line, and the widest vector
@@ -36,25 +37,23 @@ class Executable:
     def __init__(self, program: ir.Program):
         self.program = program
         self._segments = _segments(program)
-        native = [s for s in self._segments if not isinstance(s, ir.HostStep)]
-        release_gil = _work(program) > _GIL_WORK
-        text, names = drivers.emit_program(program, native, release_gil=release_gil)
-        codegen.provide("data_of_input", drivers.DATA_OF_INPUT)
-        self._code = codegen.compile_llvm(text)
+        self._calls = []
+        self._tables = []
+        for i, segment in enumerate(self._segments):
+            if not isinstance(segment, ir.HostStep):
+                copies = program.copies if i == len(self._segments) - 1 else ()
+                calls = steps.native_calls(program, segment, copies)
+                self._calls += calls
+                self._tables.append(steps.table_of(program, calls))
         # Constants are read at every call; one in another layout is copied at every call.
         self._consts = [_canonical(x, b) for b, x in program.consts]
         pairs = zip(self._consts, (x for _, x in program.consts), strict=True)
         self._refreshed = [(a, x) for a, x in pairs if not np.may_share_memory(a, x)]
-        table = np.array([x.ctypes.data for x in self._consts], np.uintp)
-        entries = [self._code.address(name) for name in names]
-        self._entries = [
-            python_objects.builtin_function(address, program.name, table) for address in entries
-        ]
-        self._arena_bytes = drivers.status_offset(program) + drivers.STATUS_BYTES
+        self._arena_bytes = status_offset(program) + machine.STATUS_BYTES
         self._arenas: list[np.ndarray] = []
-        straight = not any(isinstance(s, ir.HostStep) for s in self._segments)
-        call = self._straight_call() if straight else self._call_segments
-        self.call = self._refreshing(call) if self._refreshed else call
+        run = codegen.addresses([machine.RUN])[0]
+        self._run = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)(run)
+        self.call = self._refreshing(self._call_segments) if self._refreshed else self._call_segments
 
     def __call__(self, args: Sequence[Any]) -> list[Any]:
         return self.call(args)
@@ -62,53 +61,18 @@ class Executable:
     @property
     def llvm(self) -> str:
         """The optimized LLVM module."""
-        return self._code.llvm
+        return str(codegen.optimized(self._text))
 
     @property
     def asm(self) -> str:
         """The machine code as text."""
-        return self._code.asm
+        return codegen.assembly(self._text)
+
+    @property
+    def _text(self) -> str:
+        return codegen.module_text(steps.units_of(self._calls))
 
     # ------------------------------------------------------------------ a call
-
-    def _straight_call(self) -> Callable[[Sequence[Any]], list[Any]]:
-        """A function written for this program: allocate outputs, call the entry."""
-        program, is_scalar = self.program, drivers.scalar_outputs(self.program)
-        outs = [f"o{i}" for i in range(len(program.outputs))]
-        routines = any(isinstance(s, ir.NativeStep) for s in program.steps)
-        needs_arena = program.arena_bytes > 0 or len(program.checks) > 0 or routines
-        names: dict[str, Any] = {
-            "native": self._entries[0], "finish": self._finish, "take": self._take_arena,
-            "keep": self._arenas.append, "empty": np.empty, "unused": _aligned(0),
-        }  # fmt: skip
-        lines = ["def call(args):"]
-        for out, buffer, scalar in zip(outs, program.outputs, is_scalar, strict=True):
-            names[f"t_{out}"] = buffer.dtype.type if scalar else buffer.dtype
-            made = f"t_{out}()" if scalar else f"empty({buffer.shape}, t_{out})"
-            lines.append(f"    {out} = {made}")
-        arena = "arena" if needs_arena else "unused"
-        if needs_arena:
-            lines.append("    arena = take()")
-        given = ", ".join(["*args", *outs, arena])
-        outputs = "".join(f"{o}, " for o in outs)
-        lines.append(f"    status = native({given})")
-        lines.append(f"    if status: finish(status, args, ({outputs}), {arena})")
-        if needs_arena:
-            lines.append("    keep(arena)")
-        results = (
-            o if b.shape or s else f"{o}[()]"
-            for o, b, s in zip(outs, program.outputs, is_scalar, strict=True)
-        )
-        lines.append(f"    return [{', '.join(results)}]")
-        exec("\n".join(lines), names)
-        return names["call"]
-
-    def _finish(self, status: int, args: Sequence[Any], outs: Sequence[Any], arena: Any) -> None:
-        """What an entry that did not succeed needs: canonical arguments, or an error."""
-        if status == drivers.NOT_CANONICAL:
-            canonical = self._canonical(args)
-            status = self._entries[0](*canonical, *outs, arena)
-        self._raise_if_failed(status, arena)
 
     def _refreshing(self, call: Callable[..., Any]) -> Callable[[Sequence[Any]], list[Any]]:
         """`call`, after constants in another layout were copied to where native code reads them."""
@@ -126,12 +90,17 @@ class Executable:
         outs = [np.empty(b.shape, b.dtype) for b in self.program.outputs]
         arena = self._take_arena()
         views = self._views(inputs, outs, arena)
-        entries = iter(self._entries)
+        tables = iter(self._tables)
+        pointers = np.array([x.ctypes.data for x in (*inputs, *self._consts, *outs)], np.uintp)
+        base = arena.ctypes.data
+        status = base + status_offset(self.program)
         for segment in self._segments:
             if isinstance(segment, ir.HostStep):
                 _run_host_step(segment, views)
             else:
-                self._raise_if_failed(next(entries)(*inputs, *outs, arena), arena)
+                table = next(tables)
+                failed = self._run(table.ctypes.data, pointers.ctypes.data, base, status)
+                self._raise_if_failed(failed, arena)
         self._arenas.append(arena)
         return [out if out.shape else out[()] for out in outs]
 
@@ -161,11 +130,16 @@ class Executable:
         return [_canonical(x, b) for x, b in zip(args, self.program.inputs, strict=True)]
 
     def _raise_if_failed(self, status: int, arena: np.ndarray) -> None:
-        if status == drivers.DONE:
+        if status == machine.DONE:
             return
         self._arenas.append(arena)
-        words = arena[drivers.status_offset(self.program) :].view(np.int64)
+        words = arena[status_offset(self.program) :].view(np.int64)
         raise self.program.checks[int(words[0])].error(int(words[1]))
+
+
+def status_offset(program: ir.Program) -> int:
+    """Where the status words are, in bytes from the start of the arena."""
+    return -(-program.arena_bytes // 8) * 8
 
 
 def _segments(program: ir.Program) -> list[Any]:

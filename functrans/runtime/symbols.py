@@ -12,16 +12,6 @@ from typing import Any
 
 from functrans.runtime import python_objects
 
-_UNARY = (
-    "sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh exp exp2 expm1 log log2 log10 "
-    "log1p cbrt erf erfc lgamma tgamma"
-).split()
-_BINARY = "atan2 hypot pow nextafter fmod".split()
-_COMPLEX = (
-    "cexp clog csin ccos ctan casin cacos catan csinh ccosh ctanh casinh cacosh catanh csqrt cpow"
-).split()
-
-
 @functools.cache
 def llvm() -> Any:
     """The module `llvmlite.binding`; importing it takes 40 ms, which only compiled programs pay."""
@@ -31,17 +21,29 @@ def llvm() -> Any:
 
 
 @functools.cache
-def register() -> None:
-    """Tell LLVM the addresses; once per process."""
-    found = dict(python_objects.addresses())
-    library = _math_library()
-    for name in (*_UNARY, *_BINARY, *_COMPLEX):
-        for symbol in (name, name + "f") if name not in _COMPLEX else (name,):
-            function = getattr(library, symbol, None)
-            if function is not None:
-                found[symbol] = address(function)
-    for symbol, place in found.items():
-        llvm().add_symbol(symbol, place)
+def resolve(name: str) -> int:
+    """The address of a C function or object that compiled code names.
+
+    Raises RuntimeError for a C function that this platform lacks.
+    """
+    found = python_objects.addresses().get(name)
+    if found is None and name.startswith(_VECTOR_PREFIX):
+        found = _address_in(_vector_library(), name)
+    if found is None and name in _SPECIAL:
+        found = _special(name)
+    if found is None:
+        found = _address_in(_math_library(), name)
+    if found is None:
+        raise RuntimeError(
+            f"compiled code needs the C function {name}, which this platform's libraries lack. "
+            "Leave the part that uses it uncompiled."
+        )
+    return found
+
+
+def _address_in(library: ctypes.CDLL | None, name: str) -> int | None:
+    function = getattr(library, name, None)
+    return None if function is None else address(function)
 
 
 def _math_library() -> ctypes.CDLL:
@@ -50,6 +52,7 @@ def _math_library() -> ctypes.CDLL:
 
 
 # How the x86-64 vector function ABI names its instruction sets, and their vectors in bytes.
+_VECTOR_PREFIX = "_ZGV"
 _VECTOR_SETS = (("avx512f", "e", 64), ("avx2", "d", 32), ("sse4.2", "b", 16))
 
 
@@ -63,10 +66,8 @@ def vector_variants(name: str, arguments: int, itemsize: int) -> tuple[tuple[int
     library, found = _vector_library(), []
     features = llvm().get_host_cpu_features() if library else {}
     for feature, letter, width in _VECTOR_SETS:
-        symbol = f"_ZGV{letter}N{width // itemsize}{'v' * arguments}_{name}"
-        function = getattr(library, symbol, None) if features.get(feature) else None
-        if function is not None:
-            llvm().add_symbol(symbol, address(function))
+        symbol = f"{_VECTOR_PREFIX}{letter}N{width // itemsize}{'v' * arguments}_{name}"
+        if features.get(feature) and hasattr(library, symbol):
             found.append((width // itemsize, symbol))
     return tuple(found)
 
@@ -79,20 +80,14 @@ def _vector_library() -> ctypes.CDLL | None:
         return None
 
 
-_SPECIAL = {"digamma": "__pyx_fuse_1psi"}
+_SPECIAL = {"ft_digamma": "__pyx_fuse_1psi"}
 
 
-@functools.cache
-def special(name: str) -> str:
-    """The symbol of SciPy's `double f(double, int)` for "digamma".
-
-    SciPy is imported when a program first wants it.
-    """
+def _special(name: str) -> int:
+    """SciPy's `double f(double, int)`; SciPy is imported when a program first wants it."""
     from scipy.special import cython_special  # noqa: PLC0415  (0.2 s, for one function)
 
-    function = scipy_function(cython_special, _SPECIAL[name], "double (double, int")
-    llvm().add_symbol(f"ft_{name}", function)
-    return f"ft_{name}"
+    return scipy_function(cython_special, _SPECIAL[name], "double (double, int")
 
 
 def address(function: Any) -> int:

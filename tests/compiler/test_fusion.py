@@ -99,7 +99,7 @@ def test_cross_entropy_gradient_is_two_products_and_one_nest(golden):
 def test_a_train_step_of_an_mlp(golden):
     step, args = mlp([16, 32, 32, 1], 16)
     program = check_lowering(step, *args)
-    assert (count(program), kernels(program)) == (9, 6)
+    assert (count(program), kernels(program)) == (9, 5)
     golden("loops_mlp_step", program_to_python(program))
 
 
@@ -130,7 +130,8 @@ def test_a_sum_of_short_rows_leaves_long_loops_whole():
     x = RNG.normal(size=(4096, 2))
     program = check_lowering(lambda x: (fnp.tanh(x), fnp.sum(fnp.tanh(x), axis=0)), x, native=False)
     first, _ = program.steps
-    assert [s.extent for s in walk(first.kernel.body) if isinstance(s, Loop)] == [8192]
+    assert [s.extent for s in walk(first.kernel.body) if isinstance(s, Loop)] == ["n0"]
+    assert 8192 in first.numbers
 
 
 def test_several_sums_over_one_array_are_one_pass():

@@ -3,9 +3,10 @@ import itertools
 import numpy as np
 import pytest
 
+from functrans.compiler import matmul
 from functrans.loop_ir import Buffer, MatMul
 from functrans.printing_loops import program_to_python, run_python
-from functrans.runtime import blas, codegen
+from functrans.runtime import blas
 from functrans.runtime.executable import compile_program
 from tests.helpers.small_programs import product, program
 
@@ -102,7 +103,7 @@ def test_large_float_products_call_blas_and_small_ones_do_not():
 
 @pytest.fixture
 def only_fortran_blas(monkeypatch):
-    caches = (blas._c_interface, blas.gemm_symbol, codegen.provide)
+    caches = (blas._c_interface, blas.gemm_symbol, matmul._routine)
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(blas, "_libraries", list)

@@ -1,0 +1,123 @@
+"""Large extents become numbers given at run time, so that another batch size is the same kernel.
+
+    for i0 in range(100352):  # map            for i0 in range(n0):  # map
+        t0 = a0[i0]                                t0 = a0[i0]
+        t1 = t0 / np.float32(100352.0)             t1 = t0 / n1
+
+What is small stays: LLVM unrolls and vectorizes loops of a known short extent better, and a layer's
+width changes less often than a batch. Equal values are one number, so kernels that differ in which
+of their extents coincide are different kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from functrans.loop_ir import (
+    Affine,
+    ArgUpdate,
+    CheckIndex,
+    Const,
+    Extent,
+    IndexValue,
+    Kernel,
+    Let,
+    Load,
+    Loop,
+    Operand,
+    Stmt,
+    Store,
+    StoreReduce,
+    Update,
+)
+
+SMALL = 64  # what innermost loops, strides and bounds may be to stay in the code
+SMALL_OUTER = 8  # what loops around others may be
+_INT64 = np.dtype(np.int64)
+
+
+def generalize(kernel: Kernel) -> tuple[Kernel, tuple[np.generic, ...]]:
+    """The kernel with numbers for what is large, and their values here."""
+    numbers = _Numbers()
+    body = tuple(numbers.stmt(s) for s in kernel.body)
+    params = tuple(
+        replace(p, shape=(-1,)) if math.prod(p.shape) > SMALL else p for p in kernel.params
+    )
+    names = tuple((name, value.dtype) for value, name in numbers.names.items())
+    values = tuple(value.value for value in numbers.names)
+    return replace(kernel, params=params, body=body, numbers=names), values
+
+
+class _Numbers:
+    """The numbers found so far, by value."""
+
+    def __init__(self) -> None:
+        self.names: dict[_Value, str] = {}
+
+    def name(self, value: np.generic) -> str:
+        return self.names.setdefault(_Value(value), f"n{len(self.names)}")
+
+    def extent(self, value: Extent, small: int = SMALL) -> Extent:
+        if isinstance(value, str) or abs(value) <= small:
+            return value
+        return self.name(np.int64(value))
+
+    def affine(self, a: Affine) -> Affine:
+        terms = tuple((name, self.extent(c)) for name, c in a.terms)
+        return Affine(terms, self.extent(a.offset))
+
+    def operand(self, x: Operand) -> Operand:
+        return self.name(x.value) if isinstance(x, Const) and _may_be_extent(x.value) else x
+
+    def stmt(self, s: Stmt) -> Stmt:
+        if isinstance(s, Loop):
+            is_innermost = not any(isinstance(x, Loop) for x in s.body)
+            extent = self.extent(s.extent, SMALL if is_innermost else SMALL_OUTER)
+            return replace(s, extent=extent, body=tuple(self.stmt(x) for x in s.body))
+        if isinstance(s, Let):
+            return replace(s, args=tuple(self.operand(x) for x in s.args))
+        if isinstance(s, Load):
+            return replace(s, index=(self.affine(s.index[0]),))
+        if isinstance(s, Store | StoreReduce):
+            index = (self.affine(s.index[0]),)
+            return replace(s, index=index, value=self.operand(s.value))
+        if isinstance(s, Update):
+            return replace(s, value=self.operand(s.value))
+        if isinstance(s, ArgUpdate):
+            return replace(s, index=self.affine(s.index), value=self.operand(s.value))
+        if isinstance(s, IndexValue):
+            return replace(s, index=self.affine(s.index))
+        if isinstance(s, CheckIndex):
+            return replace(s, bound=self.extent(s.bound))
+        return s
+
+
+class _Value:
+    """A number as a key: the same dtype and bits are the same number."""
+
+    __slots__ = ("bits", "dtype", "value")
+
+    def __init__(self, value: np.generic):
+        self.value, self.dtype, self.bits = value, value.dtype, value.tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Value) and (self.dtype, self.bits) == (other.dtype, other.bits)
+
+    def __hash__(self) -> int:
+        return hash((self.dtype, self.bits))
+
+
+def _may_be_extent(value: np.generic) -> bool:
+    """Whether a literal may come from a shape: a large count, or the inverse of one."""
+    if value.dtype == _INT64:
+        return abs(int(value)) > SMALL
+    if value.dtype.kind != "f" or value.dtype.itemsize < 4 or not np.isfinite(value):
+        return False
+    size = abs(float(value))
+    if 0 < size < 1 / SMALL:
+        size = 1 / size
+        return abs(size - round(size)) <= size * float(np.finfo(value.dtype).eps)
+    return size > SMALL and size == round(size)

@@ -1,0 +1,133 @@
+"""The native loop that runs a program: a table of steps over the buffers of one call.
+
+Every native function is `i32 f(ptr buffers, ptr numbers, ptr status)`: a table of pointers to its
+buffers, a table of 8-byte numbers, and two words of status for what went wrong. The loop looks up
+the buffers of each step, calls it, and leaves when it fails.
+
+    table:   [count, most buffers of a step, step, step, ...]
+    step:    [function, words to the next step, buffers, words to the numbers, words to the codes,
+              buffer..., number..., code...]
+    buffer:  its position among inputs, constants and outputs; or ~offset, in the arena
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from functrans.runtime.codegen import Unit
+
+DONE, FAILED = 0, 1  # what a run returns
+STATUS_BYTES = 16  # (check, number for the message)
+
+RUN_STEPS = """
+define i32 @{name}(ptr %table, ptr %buffers, ptr %arena, ptr %status) nounwind {{
+entry:
+  %count = load i64, ptr %table
+  %most.at = getelementptr i64, ptr %table, i64 1
+  %most = load i64, ptr %most.at
+  %given = alloca ptr, i64 %most
+  %first = getelementptr i64, ptr %table, i64 2
+  %none = icmp eq i64 %count, 0
+  br i1 %none, label %done, label %step
+step:
+  %at = phi ptr [ %first, %entry ], [ %at.next, %fine ]
+  %i = phi i64 [ 0, %entry ], [ %i.next, %fine ]
+  %function = load ptr, ptr %at
+  %n.at = getelementptr i64, ptr %at, i64 2
+  %n = load i64, ptr %n.at
+  %operands = getelementptr i64, ptr %at, i64 5
+  br label %gather
+gather:
+  %j = phi i64 [ 0, %step ], [ %j.next, %gather ]
+  %place.at = getelementptr i64, ptr %operands, i64 %j
+  %place = load i64, ptr %place.at
+  %in.arena = icmp slt i64 %place, 0
+  %offset = xor i64 %place, -1
+  %temporary = getelementptr i8, ptr %arena, i64 %offset
+  %slot = getelementptr ptr, ptr %buffers, i64 %place
+  %slot.safe = select i1 %in.arena, ptr %buffers, ptr %slot
+  %named = load ptr, ptr %slot.safe
+  %pointer = select i1 %in.arena, ptr %temporary, ptr %named
+  %given.at = getelementptr ptr, ptr %given, i64 %j
+  store ptr %pointer, ptr %given.at
+  %j.next = add i64 %j, 1
+  %j.more = icmp ult i64 %j.next, %n
+  br i1 %j.more, label %gather, label %call
+call:
+  %numbers.words.at = getelementptr i64, ptr %at, i64 3
+  %numbers.words = load i64, ptr %numbers.words.at
+  %numbers = getelementptr i64, ptr %at, i64 %numbers.words
+  %result = call i32 %function(ptr %given, ptr %numbers, ptr %status)
+  %failed = icmp ne i32 %result, 0
+  br i1 %failed, label %fail, label %fine
+fine:
+  %next.words.at = getelementptr i64, ptr %at, i64 1
+  %next.words = load i64, ptr %next.words.at
+  %at.next = getelementptr i64, ptr %at, i64 %next.words
+  %i.next = add i64 %i, 1
+  %i.more = icmp ult i64 %i.next, %count
+  br i1 %i.more, label %step, label %done
+done:
+  ret i32 0
+fail:
+  %codes.words.at = getelementptr i64, ptr %at, i64 4
+  %codes.words = load i64, ptr %codes.words.at
+  %wide = zext i32 %result to i64
+  %before = add i64 %codes.words, %wide
+  %code.word = sub i64 %before, 1
+  %code.at = getelementptr i64, ptr %at, i64 %code.word
+  %code = load i64, ptr %code.at
+  store i64 %code, ptr %status
+  ret i32 1
+}}"""
+
+_COPY = """
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
+define i32 @{name}(ptr %buffers, ptr %numbers, ptr %status) nounwind {{
+  %out = load ptr, ptr %buffers
+  %from.at = getelementptr ptr, ptr %buffers, i64 1
+  %from = load ptr, ptr %from.at
+  %nbytes = load i64, ptr %numbers
+  call void @llvm.memcpy.p0.p0.i64(ptr %out, ptr %from, i64 %nbytes, i1 false)
+  ret i32 0
+}}"""
+
+
+def _unit(text: str) -> Unit:
+    return Unit(text, lambda name: [text.format(name=name)])
+
+
+RUN = _unit(RUN_STEPS)
+COPY = _unit(_COPY)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A step with everything in place: an address, places of buffers, numbers, check codes."""
+
+    function: int
+    buffers: Sequence[int]
+    numbers: Sequence[np.generic | int]
+    codes: Sequence[int]
+
+
+def table(records: Sequence[Record]) -> np.ndarray:
+    """The words that `RUN` reads."""
+    words = [len(records), max((len(r.buffers) for r in records), default=0)]
+    for r in records:
+        to_numbers = 5 + len(r.buffers)
+        to_codes = to_numbers + len(r.numbers)
+        size = to_codes + len(r.codes)
+        words += [r.function, size, len(r.buffers), to_numbers, to_codes, *r.buffers]
+        words += [*map(_word, r.numbers), *r.codes]
+    return np.array(words, np.int64)
+
+
+def _word(number: np.generic | int) -> int:
+    """The 8 bytes in which a number is passed, as an integer."""
+    if isinstance(number, int):
+        return number
+    return int.from_bytes(number.tobytes().ljust(8, b"\0"), "little", signed=True)
