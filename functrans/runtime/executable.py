@@ -1,16 +1,16 @@
 """A compiled program, called on NumPy arrays.
 
-The native entry is a builtin function of inputs, outputs and arena. It checks the inputs itself
-and reads their data pointers, so a call does nothing per input in Python. Inputs it refuses (lists,
+The native entry (see `entry`) is a builtin function of the inputs that returns the outputs: it
+checks the inputs itself, so a call does nothing per array in Python. Inputs it refuses (lists,
 non-contiguous or byte-swapped arrays, ...) are made canonical and given again.
 
-Outputs are fresh arrays, or fresh NumPy scalars that the native code fills in. Temporaries live in
-an arena that is kept for the next call. Several threads may call at once: each takes an arena of
-its own from the free list.
+A program with host steps runs its native stretches and Python in turn.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,10 +19,10 @@ import numpy as np
 
 from functrans import loop_ir as ir
 from functrans.compiler import drivers
-from functrans.runtime import codegen, python_objects
+from functrans.runtime import codegen, entry
 
 _GIL_WORK = 20_000  # scalar statements from which releasing the GIL (50 ns) is worth it
-ALIGNMENT = 64  # of the arena: a cache line, and the widest vector
+_DRIVER = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
 
 
 def compile_program(program: ir.Program) -> Executable:
@@ -37,27 +37,40 @@ class Executable:
         self.program = program
         self._segments = _segments(program)
         native = [s for s in self._segments if not isinstance(s, ir.HostStep)]
-        release_gil = _work(program) > _GIL_WORK
-        text, names = drivers.emit_program(program, native, release_gil=release_gil)
-        codegen.provide("data_of_input", drivers.DATA_OF_INPUT)
+        text, names = drivers.emit_program(program, native)
         self._code = codegen.compile_llvm(text)
+        self._drivers = [self._code.address(name) for name in names]
         # Constants are read at every call; one in another layout is copied at every call.
         self._consts = [_canonical(x, b) for b, x in program.consts]
         pairs = zip(self._consts, (x for _, x in program.consts), strict=True)
         self._refreshed = [(a, x) for a, x in pairs if not np.may_share_memory(a, x)]
-        table = np.array([x.ctypes.data for x in self._consts], np.uintp)
-        entries = [self._code.address(name) for name in names]
-        self._entries = [
-            python_objects.builtin_function(address, program.name, table) for address in entries
-        ]
-        self._arena_bytes = drivers.status_offset(program) + drivers.STATUS_BYTES
-        self._arenas: list[np.ndarray] = []
-        straight = not any(isinstance(s, ir.HostStep) for s in self._segments)
-        call = self._straight_call() if straight else self._call_segments
-        self.call = self._refreshing(call) if self._refreshed else call
+        self.is_native = len(self._segments) == len(native)
+        if self.is_native:
+            self._native = self.entry(["any"] * len(program.inputs), results="list")
+            self.call = self._call_native
+        else:
+            self._arenas: list[np.ndarray] = []
+            self.call = self._call_segments
 
     def __call__(self, args: Sequence[Any]) -> list[Any]:
         return self.call(args)
+
+    def entry(self, kinds: Sequence[str], *, results: str) -> Callable[..., Any]:
+        """A native entry of a program without host steps; see `entry.bind`."""
+        program = self.program
+        described = entry.Program(
+            name=program.name,
+            driver=self._drivers[0],
+            inputs=program.inputs,
+            consts=self._consts,
+            outputs=program.outputs,
+            arena_bytes=program.arena_bytes,
+            fail=functools.partial(_fail, program.checks),
+            refresh=functools.partial(_refresh, self._refreshed) if self._refreshed else None,
+            release_gil=_work(program) > _GIL_WORK,
+            keep=self._code,
+        )
+        return entry.bind(described, kinds=kinds, results=results)
 
     @property
     def llvm(self) -> str:
@@ -71,68 +84,28 @@ class Executable:
 
     # ------------------------------------------------------------------ a call
 
-    def _straight_call(self) -> Callable[[Sequence[Any]], list[Any]]:
-        """A function written for this program: allocate outputs, call the entry."""
-        program, is_scalar = self.program, drivers.scalar_outputs(self.program)
-        outs = [f"o{i}" for i in range(len(program.outputs))]
-        routines = any(isinstance(s, ir.NativeStep) for s in program.steps)
-        needs_arena = program.arena_bytes > 0 or len(program.checks) > 0 or routines
-        names: dict[str, Any] = {
-            "native": self._entries[0], "finish": self._finish, "take": self._take_arena,
-            "keep": self._arenas.append, "empty": np.empty, "unused": _aligned(0),
-        }  # fmt: skip
-        lines = ["def call(args):"]
-        for out, buffer, scalar in zip(outs, program.outputs, is_scalar, strict=True):
-            names[f"t_{out}"] = buffer.dtype.type if scalar else buffer.dtype
-            made = f"t_{out}()" if scalar else f"empty({buffer.shape}, t_{out})"
-            lines.append(f"    {out} = {made}")
-        arena = "arena" if needs_arena else "unused"
-        if needs_arena:
-            lines.append("    arena = take()")
-        given = ", ".join(["*args", *outs, arena])
-        outputs = "".join(f"{o}, " for o in outs)
-        lines.append(f"    status = native({given})")
-        lines.append(f"    if status: finish(status, args, ({outputs}), {arena})")
-        if needs_arena:
-            lines.append("    keep(arena)")
-        results = (
-            o if b.shape or s else f"{o}[()]"
-            for o, b, s in zip(outs, program.outputs, is_scalar, strict=True)
-        )
-        lines.append(f"    return [{', '.join(results)}]")
-        exec("\n".join(lines), names)
-        return names["call"]
-
-    def _finish(self, status: int, args: Sequence[Any], outs: Sequence[Any], arena: Any) -> None:
-        """What an entry that did not succeed needs: canonical arguments, or an error."""
-        if status == drivers.NOT_CANONICAL:
-            canonical = self._canonical(args)
-            status = self._entries[0](*canonical, *outs, arena)
-        self._raise_if_failed(status, arena)
-
-    def _refreshing(self, call: Callable[..., Any]) -> Callable[[Sequence[Any]], list[Any]]:
-        """`call`, after constants in another layout were copied to where native code reads them."""
-
-        def refresh_and_call(args: Sequence[Any]) -> list[Any]:
-            for private, original in self._refreshed:
-                np.copyto(private, original)
-            return call(args)
-
-        return refresh_and_call
+    def _call_native(self, args: Sequence[Any]) -> list[Any]:
+        outs = self._native(*args)
+        return self._native(*self._canonical(args)) if outs is None else outs
 
     def _call_segments(self, args: Sequence[Any]) -> list[Any]:
-        """A call of a program with host steps: native stretches and Python in turn."""
         inputs = self._canonical(args)
+        _refresh(self._refreshed)
         outs = [np.empty(b.shape, b.dtype) for b in self.program.outputs]
-        arena = self._take_arena()
+        arena = self._arenas.pop() if self._arenas else self._new_arena()
+        table = np.array([x.ctypes.data for x in (*inputs, *self._consts, *outs)], np.uintp)
+        given = table.ctypes.data, arena.ctypes.data
         views = self._views(inputs, outs, arena)
-        entries = iter(self._entries)
-        for segment in self._segments:
-            if isinstance(segment, ir.HostStep):
-                _run_host_step(segment, views)
-            else:
-                self._raise_if_failed(next(entries)(*inputs, *outs, arena), arena)
-        self._arenas.append(arena)
+        addresses = iter(self._drivers)
+        try:
+            for segment in self._segments:
+                if isinstance(segment, ir.HostStep):
+                    _run_host_step(segment, views)
+                elif _DRIVER(next(addresses))(*given) != drivers.DONE:
+                    words = arena[drivers.status_offset(self.program) :].view(np.int64)
+                    _fail(self.program.checks, int(words[0]), int(words[1]))
+        finally:
+            self._arenas.append(arena)
         return [out if out.shape else out[()] for out in outs]
 
     def _views(self, inputs: Sequence[Any], outs: Sequence[Any], arena: Any) -> dict[str, Any]:
@@ -146,11 +119,8 @@ class Executable:
 
     # ------------------------------------------------------------------ parts of a call
 
-    def _take_arena(self) -> np.ndarray:
-        try:
-            return self._arenas.pop()
-        except IndexError:
-            return _aligned(self._arena_bytes)
+    def _new_arena(self) -> np.ndarray:
+        return _aligned(drivers.status_offset(self.program) + entry.STATUS_BYTES)
 
     def _canonical(self, args: Sequence[Any]) -> list[np.ndarray]:
         if len(args) != len(self.program.inputs):
@@ -160,12 +130,16 @@ class Executable:
             )
         return [_canonical(x, b) for x, b in zip(args, self.program.inputs, strict=True)]
 
-    def _raise_if_failed(self, status: int, arena: np.ndarray) -> None:
-        if status == drivers.DONE:
-            return
-        self._arenas.append(arena)
-        words = arena[drivers.status_offset(self.program) :].view(np.int64)
-        raise self.program.checks[int(words[0])].error(int(words[1]))
+
+def _fail(checks: Sequence[Any], check: int, number: int) -> None:
+    """Raise what a driver found."""
+    raise checks[check].error(number)
+
+
+def _refresh(copies: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Copy constants in another layout to where native code reads them."""
+    for private, original in copies:
+        np.copyto(private, original)
 
 
 def _segments(program: ir.Program) -> list[Any]:
@@ -199,8 +173,8 @@ def _body_work(body: tuple[ir.Stmt, ...]) -> int:
 
 
 def _aligned(nbytes: int) -> np.ndarray:
-    block = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -block.ctypes.data % ALIGNMENT
+    block = np.empty(nbytes + entry.ALIGNMENT, np.uint8)
+    start = -block.ctypes.data % entry.ALIGNMENT
     return block[start : start + nbytes]
 
 
