@@ -225,7 +225,9 @@ class _Text:
         for index, stride in terms:
             if stride == 0 or index == "0":
                 continue
-            term = index if stride == 1 else self.emit(f"mul nsw i64 {index}, {self.number(stride)}")
+            term = (
+                index if stride == 1 else self.emit(f"mul nsw i64 {index}, {self.number(stride)}")
+            )
             offset = term if offset == "0" else self.emit(f"add nsw i64 {offset}, {term}")
         return (
             base

@@ -1,17 +1,16 @@
 """A compiled program, called on NumPy arrays.
 
-The native entry is a builtin function of inputs, outputs and arena. It checks the inputs itself
-and reads their data pointers, so a call does nothing per input in Python. Inputs it refuses (lists,
+The native entry (see `entry`) is a builtin function of the inputs that returns the outputs: it
+checks the inputs itself, so a call does nothing per array in Python. Inputs it refuses (lists,
 non-contiguous or byte-swapped arrays, ...) are made canonical and given again.
 
-Outputs are fresh arrays, or fresh NumPy scalars that the native code fills in. Temporaries live in
-an arena that is kept for the next call. Several threads may call at once: each takes an arena of
-its own from the free list.
+A program with host steps runs its native stretches and Python in turn.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,10 +19,10 @@ import numpy as np
 
 from functrans import loop_ir as ir
 from functrans.compiler import steps
-from functrans.runtime import codegen, machine
+from functrans.runtime import codegen, entry, machine
 
 _GIL_WORK = 20_000  # scalar statements from which releasing the GIL (50 ns) is worth it
-ALIGNMENT = 64  # of the arena: a cache line, and the widest vector
+_RUN = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 4)
 
 
 def compile_program(program: ir.Program) -> Executable:
@@ -37,26 +36,43 @@ class Executable:
     def __init__(self, program: ir.Program):
         self.program = program
         self._segments = _segments(program)
-        self._calls = []
-        self._tables = []
-        for i, segment in enumerate(self._segments):
-            if not isinstance(segment, ir.HostStep):
-                copies = program.copies if i == len(self._segments) - 1 else ()
-                calls = steps.native_calls(program, segment, copies)
-                self._calls += calls
-                self._tables.append(steps.table_of(program, calls))
+        last = len(self._segments) - 1
+        self._calls = [
+            steps.native_calls(program, segment, program.copies if i == last else ())
+            for i, segment in enumerate(self._segments)
+            if not isinstance(segment, ir.HostStep)
+        ]
+        self._tables = [steps.table_of(program, calls) for calls in self._calls]
         # Constants are read at every call; one in another layout is copied at every call.
         self._consts = [_canonical(x, b) for b, x in program.consts]
         pairs = zip(self._consts, (x for _, x in program.consts), strict=True)
         self._refreshed = [(a, x) for a, x in pairs if not np.may_share_memory(a, x)]
-        self._arena_bytes = status_offset(program) + machine.STATUS_BYTES
-        self._arenas: list[np.ndarray] = []
-        run = codegen.addresses([machine.RUN])[0]
-        self._run = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)(run)
-        self.call = self._refreshing(self._call_segments) if self._refreshed else self._call_segments
+        self.is_native = len(self._segments) == len(self._tables)
+        if self.is_native:
+            self._native = self.entry(["any"] * len(program.inputs), results="list")
+            self.call = self._call_native
+        else:
+            self._arenas: list[np.ndarray] = []
+            self.call = self._call_segments
 
     def __call__(self, args: Sequence[Any]) -> list[Any]:
         return self.call(args)
+
+    def entry(self, kinds: Sequence[str], *, results: str) -> Callable[..., Any]:
+        """A native entry of a program without host steps; see `entry.bind`."""
+        program = self.program
+        described = entry.Program(
+            name=program.name,
+            steps=self._tables[0],
+            inputs=program.inputs,
+            consts=self._consts,
+            outputs=program.outputs,
+            arena_bytes=program.arena_bytes,
+            fail=functools.partial(_fail, program.checks),
+            refresh=functools.partial(_refresh, self._refreshed) if self._refreshed else None,
+            release_gil=_work(program) > _GIL_WORK,
+        )
+        return entry.bind(described, kinds=kinds, results=results)
 
     @property
     def llvm(self) -> str:
@@ -70,38 +86,33 @@ class Executable:
 
     @property
     def _text(self) -> str:
-        return codegen.module_text(steps.units_of(self._calls))
+        return codegen.module_text(steps.units_of([c for calls in self._calls for c in calls]))
 
     # ------------------------------------------------------------------ a call
 
-    def _refreshing(self, call: Callable[..., Any]) -> Callable[[Sequence[Any]], list[Any]]:
-        """`call`, after constants in another layout were copied to where native code reads them."""
-
-        def refresh_and_call(args: Sequence[Any]) -> list[Any]:
-            for private, original in self._refreshed:
-                np.copyto(private, original)
-            return call(args)
-
-        return refresh_and_call
+    def _call_native(self, args: Sequence[Any]) -> list[Any]:
+        outs = self._native(*args)
+        return self._native(*self._canonical(args)) if outs is None else outs
 
     def _call_segments(self, args: Sequence[Any]) -> list[Any]:
-        """A call of a program with host steps: native stretches and Python in turn."""
         inputs = self._canonical(args)
+        _refresh(self._refreshed)
         outs = [np.empty(b.shape, b.dtype) for b in self.program.outputs]
-        arena = self._take_arena()
+        arena = self._arenas.pop() if self._arenas else self._new_arena()
+        table = np.array([x.ctypes.data for x in (*inputs, *self._consts, *outs)], np.uintp)
+        status = arena[_status_offset(self.program) :].view(np.int64)
+        given = table.ctypes.data, arena.ctypes.data, status.ctypes.data
         views = self._views(inputs, outs, arena)
+        run = _RUN(codegen.addresses([machine.RUN])[0])
         tables = iter(self._tables)
-        pointers = np.array([x.ctypes.data for x in (*inputs, *self._consts, *outs)], np.uintp)
-        base = arena.ctypes.data
-        status = base + status_offset(self.program)
-        for segment in self._segments:
-            if isinstance(segment, ir.HostStep):
-                _run_host_step(segment, views)
-            else:
-                table = next(tables)
-                failed = self._run(table.ctypes.data, pointers.ctypes.data, base, status)
-                self._raise_if_failed(failed, arena)
-        self._arenas.append(arena)
+        try:
+            for segment in self._segments:
+                if isinstance(segment, ir.HostStep):
+                    _run_host_step(segment, views)
+                elif run(next(tables).ctypes.data, *given) != machine.DONE:
+                    _fail(self.program.checks, int(status[0]), int(status[1]))
+        finally:
+            self._arenas.append(arena)
         return [out if out.shape else out[()] for out in outs]
 
     def _views(self, inputs: Sequence[Any], outs: Sequence[Any], arena: Any) -> dict[str, Any]:
@@ -115,11 +126,8 @@ class Executable:
 
     # ------------------------------------------------------------------ parts of a call
 
-    def _take_arena(self) -> np.ndarray:
-        try:
-            return self._arenas.pop()
-        except IndexError:
-            return _aligned(self._arena_bytes)
+    def _new_arena(self) -> np.ndarray:
+        return _aligned(_status_offset(self.program) + machine.STATUS_BYTES)
 
     def _canonical(self, args: Sequence[Any]) -> list[np.ndarray]:
         if len(args) != len(self.program.inputs):
@@ -129,17 +137,16 @@ class Executable:
             )
         return [_canonical(x, b) for x, b in zip(args, self.program.inputs, strict=True)]
 
-    def _raise_if_failed(self, status: int, arena: np.ndarray) -> None:
-        if status == machine.DONE:
-            return
-        self._arenas.append(arena)
-        words = arena[status_offset(self.program) :].view(np.int64)
-        raise self.program.checks[int(words[0])].error(int(words[1]))
+
+def _fail(checks: Sequence[Any], check: int, number: int) -> None:
+    """Raise what a step found."""
+    raise checks[check].error(number)
 
 
-def status_offset(program: ir.Program) -> int:
-    """Where the status words are, in bytes from the start of the arena."""
-    return -(-program.arena_bytes // 8) * 8
+def _refresh(copies: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Copy constants in another layout to where native code reads them."""
+    for private, original in copies:
+        np.copyto(private, original)
 
 
 def _segments(program: ir.Program) -> list[Any]:
@@ -160,7 +167,8 @@ def _work(program: ir.Program) -> int:
     total = 0
     for step in program.steps:
         if isinstance(step, ir.KernelCall):
-            total += _body_work(step.kernel.body)
+            names = (name for name, _ in step.kernel.numbers)
+            total += _body_work(step.kernel.body, dict(zip(names, step.numbers, strict=True)))
         elif isinstance(step, ir.MatMul):
             total += math.prod(step.sizes) // 8
         elif isinstance(step, ir.NativeStep):
@@ -168,13 +176,25 @@ def _work(program: ir.Program) -> int:
     return total
 
 
-def _body_work(body: tuple[ir.Stmt, ...]) -> int:
-    return sum(s.extent * _body_work(s.body) if isinstance(s, ir.Loop) else 1 for s in body)
+def _body_work(body: tuple[ir.Stmt, ...], numbers: dict[str, Any]) -> int:
+    total = 0
+    for s in body:
+        if isinstance(s, ir.Loop):
+            extent = numbers[s.extent] if isinstance(s.extent, str) else s.extent
+            total += int(extent) * _body_work(s.body, numbers)
+        else:
+            total += 1
+    return total
+
+
+def _status_offset(program: ir.Program) -> int:
+    """Where the status words are, in bytes from the start of the arena."""
+    return -(-program.arena_bytes // 8) * 8
 
 
 def _aligned(nbytes: int) -> np.ndarray:
-    block = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -block.ctypes.data % ALIGNMENT
+    block = np.empty(nbytes + entry.ALIGNMENT, np.uint8)
+    start = -block.ctypes.data % entry.ALIGNMENT
     return block[start : start + nbytes]
 
 

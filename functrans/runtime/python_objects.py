@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,10 +26,22 @@ NDIM_OFFSET = HEADER + 8
 SHAPE_OFFSET = HEADER + 16
 DTYPE_OFFSET = HEADER + 40
 FLAGS_OFFSET = HEADER + 48
+# Eight bytes of a PyArray_Descr that tell builtin dtypes apart: kind, letter, byte order, number.
+DTYPE_MEANING_OFFSET = HEADER + 8
 FLAGS_NEEDED = 0x1 | 0x100  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 
 _METH_FASTCALL = 0x80
-_PYTHON_SCALARS = {"d": float, "D": complex}  # stored as C stores the dtype of that code
+# Python numbers that are stored as C stores the dtype of that letter, and others.
+_STORED_AS_IN_C = {"d": float, "D": complex}
+_PYTHON_SCALARS = {**_STORED_AS_IN_C, "?": bool, np.dtype(np.int64).char: int}
+# Functions of NumPy's C interface by their places in its table (numpy/_core/code_generators).
+_NUMPY_FUNCTIONS = {"NewFromDescr": 94, "Scalar": 60}
+_NUMPY_ABI = 0x2000000
+_INTERPRETER_FUNCTIONS = (
+    "PyEval_RestoreThread", "PyEval_SaveThread", "PyList_New", "PyList_SetItem",
+    "PyLong_AsLongLongAndOverflow", "PyLong_FromLongLong", "PyObject_Vectorcall", "PyTuple_New",
+    "PyTuple_SetItem", "Py_DecRef", "Py_IncRef",
+)  # fmt: skip
 
 
 class UnsupportedInterpreter(ImportError):
@@ -46,7 +60,12 @@ class _MethodDef(ctypes.Structure):
 _new_function = ctypes.pythonapi.PyCFunction_NewEx
 _new_function.restype = ctypes.py_object
 _new_function.argtypes = (ctypes.POINTER(_MethodDef), ctypes.py_object, ctypes.c_void_p)
-_definitions: list[_MethodDef] = []  # CPython keeps a pointer to each for as long as its function
+
+
+@functools.cache
+def _definition(address: int, name: str) -> _MethodDef:
+    """CPython keeps a pointer to it for as long as the function lives."""
+    return _MethodDef(name.encode(), address, _METH_FASTCALL, None)
 
 
 def builtin_function(address: int, name: str, bound: np.ndarray) -> Callable[..., Any]:
@@ -54,44 +73,56 @@ def builtin_function(address: int, name: str, bound: np.ndarray) -> Callable[...
 
     `bound` is what it gets as `self`.
     """
-    definition = _MethodDef(name.encode(), address, _METH_FASTCALL, None)
-    _definitions.append(definition)
-    return _new_function(ctypes.byref(definition), bound, None)
+    return _new_function(ctypes.byref(_definition(address, name)), bound, None)
 
 
 @functools.cache
 def addresses() -> dict[str, int]:
     """Symbols of the interpreter that compiled code refers to; verifies the layout first."""
     _verify_arrays()
-    found = {"ft.type.ndarray": id(np.ndarray)}
+    _verify_dtypes()
+    found = {"ft.type.ndarray": id(np.ndarray), "ft.dtype.B": id(np.dtype(np.uint8))}
+    found |= {"ft.none": id(None), "ft.true": id(True)}
     for code in np.typecodes["All"]:
         dtype = np.dtype(code)
         if dtype.kind in "biufc" and dtype.char not in "gG":
-            found[dtype_symbol(dtype)] = id(dtype)
-            found[f"ft.scalar.{symbol_letter(dtype)}"] = id(_verified_scalar(dtype))
-    for python in _PYTHON_SCALARS.values():
-        found[f"ft.type.{python.__name__}"] = id(python)
-    for name in ("PyLong_FromLong", "PyEval_SaveThread", "PyEval_RestoreThread"):
+            _verify_scalar(dtype)
+    for name in _INTERPRETER_FUNCTIONS:
         function = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p)
         found[name] = function.value or 0
-    return found
+    table = verify_numpy_functions()
+    return found | {f"ft.numpy.{name}": table[at] for name, at in _NUMPY_FUNCTIONS.items()}
 
 
-def symbol_letter(dtype: np.dtype) -> str:
-    """NumPy's letter of a dtype, but for bool: names in LLVM take no question mark."""
-    return "bool" if dtype.kind == "b" else dtype.char
+def python_scalar(dtype: np.dtype) -> type | None:
+    """The type of Python numbers that stand for a weak value of `dtype`."""
+    return _PYTHON_SCALARS.get(dtype.char)
 
 
-def dtype_symbol(dtype: np.dtype) -> str:
-    """The symbol of the one `np.dtype` object that arrays of this dtype usually have."""
-    return f"ft.dtype.{symbol_letter(dtype)}"
-
-
-def scalar_symbols(dtype: np.dtype) -> tuple[str, str]:
-    """The symbols of the scalar types whose objects hold a value of `dtype` behind the header."""
-    numpy_scalar = f"ft.scalar.{symbol_letter(dtype)}"
-    python = _PYTHON_SCALARS.get(dtype.char)
-    return numpy_scalar, f"ft.type.{python.__name__}" if python else numpy_scalar
+@functools.cache
+def verify_numpy_functions() -> Sequence[int]:
+    """The table of NumPy's C interface, after calls of the functions that are used."""
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    capsule = importlib.import_module("numpy._core._multiarray_umath")._ARRAY_API
+    count = max(_NUMPY_FUNCTIONS.values()) + 1
+    table = (ctypes.c_ssize_t * count).from_address(get_pointer(capsule, None))
+    abi = ctypes.CFUNCTYPE(ctypes.c_uint)(table[0])()
+    if abi != _NUMPY_ABI or table[2] != id(np.ndarray):
+        raise _refuse("NumPy's C interface")
+    dtype, value = np.dtype(np.float32), np.float32(1.5)
+    pointer, thing = ctypes.c_void_p, ctypes.py_object
+    scalar = ctypes.PYFUNCTYPE(thing, pointer, thing, pointer)(table[_NUMPY_FUNCTIONS["Scalar"]])
+    data = ctypes.create_string_buffer(value.tobytes())
+    made = scalar(ctypes.addressof(data), dtype, None)
+    kinds = (thing, thing, ctypes.c_int, pointer, pointer, pointer, ctypes.c_int, pointer)
+    new = ctypes.PYFUNCTYPE(thing, *kinds)(table[_NUMPY_FUNCTIONS["NewFromDescr"]])
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(dtype))
+    shape = (ctypes.c_ssize_t * 2)(2, 3)
+    array = new(np.ndarray, dtype, 2, ctypes.addressof(shape), None, None, 0, None)
+    if made != value or (type(array), array.shape, array.dtype) != (np.ndarray, (2, 3), dtype):
+        raise _refuse("NumPy's C interface")
+    return tuple(table)
 
 
 def _refuse(what: str) -> UnsupportedInterpreter:
@@ -125,12 +156,25 @@ def _verify_arrays() -> None:
         raise _refuse("numpy.ndarray")
 
 
-def _verified_scalar(dtype: np.dtype) -> type:
+def _verify_dtypes() -> None:
+    """Builtin dtypes of other numbers, letters or byte orders differ in eight bytes, others not."""
+
+    def meaning(dtype: np.dtype) -> bytes:
+        return ctypes.string_at(id(dtype) + DTYPE_MEANING_OFFSET, 8)
+
+    for code in np.typecodes["AllInteger"] + "?efdFD":
+        dtype = np.dtype(code)
+        kind_letter_order = f"{dtype.kind}{dtype.char}{dtype.byteorder}".encode()
+        number = dtype.num.to_bytes(4, sys.byteorder)
+        if meaning(dtype)[:3] + meaning(dtype)[4:] != kind_letter_order + number:
+            raise _refuse("numpy.dtype")
+
+
+def _verify_scalar(dtype: np.dtype) -> None:
     sample = np.array(1).astype(dtype)[()]
     samples = [sample]
-    if dtype.char in _PYTHON_SCALARS:
-        samples.append(_PYTHON_SCALARS[dtype.char](1))
+    if dtype.char in _STORED_AS_IN_C:
+        samples.append(_STORED_AS_IN_C[dtype.char](1))
     for x in samples:
         if ctypes.string_at(id(x) + HEADER, dtype.itemsize) != sample.tobytes():
             raise _refuse(type(x).__qualname__)
-    return dtype.type

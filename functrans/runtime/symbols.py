@@ -12,6 +12,7 @@ from typing import Any
 
 from functrans.runtime import python_objects
 
+
 @functools.cache
 def llvm() -> Any:
     """The module `llvmlite.binding`; importing it takes 40 ms, which only compiled programs pay."""

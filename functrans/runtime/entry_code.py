@@ -1,0 +1,487 @@
+"""The LLVM text of the native entry, and the layout of what it reads; see `entry`."""
+
+from __future__ import annotations
+
+from functrans.runtime import python_objects as objects
+
+# A record: its words, in order. Names that end in `_at` are offsets in a block.
+WORDS = (
+    "run", "table", "release_gil", "results", "inputs", "consts", "outputs", "input_specs", "const_data",
+    "output_specs", "block_bytes", "objects_at", "scratch_at", "arena_at", "status_at", "free",
+    "fail", "refresh",
+)  # fmt: skip
+# The spec of an input: dtype, NumPy scalar type, Python type, NUMBER_*, ndim, address of the shape.
+INPUT_WORDS = 6
+# The spec of an output: dtype, ndim, address of the shape. A 0-d output is a NumPy scalar.
+OUTPUT_WORDS = 3
+# Where the value of a Python number is: behind its header, or to be asked for.
+NUMBER_AS_STORED, NUMBER_FROM_INT, NUMBER_FROM_BOOL = 0, 1, 2
+SINGLE, TUPLE, LIST = 0, 1, 2  # what is returned: the only output itself, or a container
+# A block: next in the free list, the array that owns the memory, then the table of buffers.
+BLOCK_HEADER = 16
+ALIGNMENT = 64  # of a block and its arena: a cache line, and the widest vector
+
+
+def _word(name: str, kind: str = "i64") -> str:
+    """Read a word of %record into the variable of its name."""
+    return _read(f"%{name}", kind, "%record", 8 * WORDS.index(name))
+
+
+def _read(variable: str, kind: str, base: str, offset: int) -> str:
+    return (
+        f"  {variable}.at = getelementptr i8, ptr {base}, i64 {offset}\n"
+        f"  {variable} = load {kind}, ptr {variable}.at"
+    )
+
+
+def _declared(text: str) -> str:
+    return "\n".join(f"declare {line.strip()}" for line in text.strip().splitlines())
+
+
+_SYMBOLS = """
+@ft.type.ndarray = external global i8
+@ft.dtype.B = external global i8
+@ft.none = external global i8
+@ft.true = external global i8
+""" + _declared("""
+    ptr @ft.numpy.NewFromDescr(ptr, ptr, i32, ptr, ptr, ptr, i32, ptr)
+    ptr @ft.numpy.Scalar(ptr, ptr, ptr)
+    void @Py_IncRef(ptr)
+    void @Py_DecRef(ptr)
+    ptr @PyTuple_New(i64)
+    ptr @PyList_New(i64)
+    i32 @PyTuple_SetItem(ptr, i64, ptr)
+    i32 @PyList_SetItem(ptr, i64, ptr)
+    i64 @PyLong_AsLongLongAndOverflow(ptr, ptr)
+    ptr @PyLong_FromLongLong(i64)
+    ptr @PyObject_Vectorcall(ptr, ptr, i64, ptr)
+    ptr @PyEval_SaveThread()
+    void @PyEval_RestoreThread(ptr)
+""")
+
+# A block of the free list, or a new one: the memory of an array of bytes. null: out of memory.
+_TAKE_BLOCK = f"""
+define internal ptr @take_block(ptr %record) {{
+entry:
+  %dims = alloca i64
+{_word("free", "ptr")}
+  %none = icmp eq ptr %free, null
+  br i1 %none, label %new, label %pop
+pop:
+  %next = load ptr, ptr %free
+  store ptr %next, ptr %free.at
+  ret ptr %free
+new:
+{_word("block_bytes")}
+  store i64 %block_bytes, ptr %dims
+  call void @Py_IncRef(ptr @ft.dtype.B)
+  %owner = call ptr @ft.numpy.NewFromDescr(ptr @ft.type.ndarray, ptr @ft.dtype.B, i32 1,
+    ptr %dims, ptr null, ptr null, i32 0, ptr null)
+  %failed = icmp eq ptr %owner, null
+  br i1 %failed, label %refuse, label %align
+refuse:
+  ret ptr null
+align:
+{_read("%data", "i64", "%owner", objects.DATA_OFFSET)}
+  %raised = add i64 %data, {ALIGNMENT - 1}
+  %aligned = and i64 %raised, {-ALIGNMENT}
+  %block = inttoptr i64 %aligned to ptr
+  %owner.at = getelementptr i8, ptr %block, i64 8
+  store ptr %owner, ptr %owner.at
+{_word("inputs")}
+{_word("consts")}
+{_word("const_data", "ptr")}
+  %place = add i64 %inputs, {BLOCK_HEADER // 8}
+  %buffers = getelementptr ptr, ptr %block, i64 %place
+  %bytes = mul i64 %consts, 8
+  call void @llvm.memcpy.p0.p0.i64(ptr %buffers, ptr %const_data, i64 %bytes, i1 false)
+  ret ptr %block
+}}
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
+
+define internal void @keep_block(ptr %record, ptr %block) {{
+entry:
+{_word("free", "ptr")}
+  store ptr %free, ptr %block
+  store ptr %block, ptr %free.at
+  ret void
+}}"""
+
+# The data of one input; null if it is not what the spec says. A number that is not stored as C
+# stores it goes to %scratch.
+_INPUT = f"""
+define internal ptr @input(ptr %object, ptr %spec, ptr %scratch) {{
+entry:
+  %overflow = alloca i32
+{_read("%type", "ptr", "%object", objects.TYPE_OFFSET)}
+  %value = getelementptr i8, ptr %object, i64 {objects.DATA_OFFSET}
+{_read("%dtype", "ptr", "%spec", 0)}
+{_read("%scalar", "ptr", "%spec", 8)}
+{_read("%python", "ptr", "%spec", 16)}
+{_read("%number", "i64", "%spec", 24)}
+{_read("%ndim", "i64", "%spec", 32)}
+{_read("%shape", "ptr", "%spec", 40)}
+  %is.array = icmp eq ptr %type, @ft.type.ndarray
+  br i1 %is.array, label %array, label %other
+
+array:
+  %takes.arrays = icmp ne ptr %dtype, null
+  %flags.at = getelementptr i8, ptr %object, i64 {objects.FLAGS_OFFSET}
+  %flags = load i32, ptr %flags.at
+  %flags.set = and i32 %flags, {objects.FLAGS_NEEDED}
+  %flags.ok = icmp eq i32 %flags.set, {objects.FLAGS_NEEDED}
+  %given.ndim.at = getelementptr i8, ptr %object, i64 {objects.NDIM_OFFSET}
+  %given.ndim = load i32, ptr %given.ndim.at
+  %given.wide = zext i32 %given.ndim to i64
+  %ndim.ok = icmp eq i64 %given.wide, %ndim
+  %some.ok = and i1 %takes.arrays, %flags.ok
+  %all.ok = and i1 %some.ok, %ndim.ok
+  br i1 %all.ok, label %compare.dtype, label %refuse
+compare.dtype:
+{_read("%given.dtype", "ptr", "%object", objects.DTYPE_OFFSET)}
+  %same.object = icmp eq ptr %given.dtype, %dtype
+  br i1 %same.object, label %compare.shape, label %compare.meaning
+compare.meaning:
+{_read("%meaning", "i64", "%dtype", objects.DTYPE_MEANING_OFFSET)}
+{_read("%given.meaning", "i64", "%given.dtype", objects.DTYPE_MEANING_OFFSET)}
+  %same.meaning = icmp eq i64 %meaning, %given.meaning
+  br i1 %same.meaning, label %compare.shape, label %refuse
+compare.shape:
+{_read("%given.shape", "ptr", "%object", objects.SHAPE_OFFSET)}
+  br label %axis
+axis:
+  %i = phi i64 [ 0, %compare.shape ], [ %i.next, %compare.extent ]
+  %at.end = icmp eq i64 %i, %ndim
+  br i1 %at.end, label %accept, label %compare.extent
+compare.extent:
+  %given.extent.at = getelementptr i64, ptr %given.shape, i64 %i
+  %given.extent = load i64, ptr %given.extent.at
+  %extent.at = getelementptr i64, ptr %shape, i64 %i
+  %extent = load i64, ptr %extent.at
+  %i.next = add i64 %i, 1
+  %extent.ok = icmp eq i64 %extent, %given.extent
+  br i1 %extent.ok, label %axis, label %refuse
+accept:
+  %data = load ptr, ptr %value
+  ret ptr %data
+
+other:
+  %is.scalar = icmp eq ptr %type, %scalar
+  br i1 %is.scalar, label %as.stored, label %python.number
+python.number:
+  %is.python = icmp eq ptr %type, %python
+  br i1 %is.python, label %convert, label %refuse
+convert:
+  switch i64 %number, label %as.stored
+    [ i64 {NUMBER_FROM_INT}, label %from.int i64 {NUMBER_FROM_BOOL}, label %from.bool ]
+as.stored:
+  ret ptr %value
+from.int:
+  %integer = call i64 @PyLong_AsLongLongAndOverflow(ptr %object, ptr %overflow)
+  store i64 %integer, ptr %scratch
+  %too.large = load i32, ptr %overflow
+  %fits = icmp eq i32 %too.large, 0
+  br i1 %fits, label %in.scratch, label %refuse
+from.bool:
+  %is.true = icmp eq ptr %object, @ft.true
+  %byte = zext i1 %is.true to i8
+  store i8 %byte, ptr %scratch
+  br label %in.scratch
+in.scratch:
+  ret ptr %scratch
+refuse:
+  ret ptr null
+}}"""
+
+# Fill the table with the inputs; false if one is refused.
+_READ_INPUTS = f"""
+define internal i1 @read_inputs(ptr %record, ptr %args, ptr %buffers, ptr %scratch) {{
+entry:
+{_word("inputs")}
+{_word("input_specs", "ptr")}
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %accept ]
+  %at.end = icmp eq i64 %i, %inputs
+  br i1 %at.end, label %done, label %check
+check:
+  %object.at = getelementptr ptr, ptr %args, i64 %i
+  %object = load ptr, ptr %object.at
+  %spec = getelementptr [{INPUT_WORDS} x i64], ptr %input_specs, i64 %i
+  %place = getelementptr [16 x i8], ptr %scratch, i64 %i
+  %data = call ptr @input(ptr %object, ptr %spec, ptr %place)
+  %refused = icmp eq ptr %data, null
+  br i1 %refused, label %refuse, label %accept
+accept:
+  %buffer.at = getelementptr ptr, ptr %buffers, i64 %i
+  store ptr %data, ptr %buffer.at
+  %i.next = add i64 %i, 1
+  br label %loop
+done:
+  ret i1 true
+refuse:
+  ret i1 false
+}}"""
+
+# Make the output arrays; those of no dimensions are made of scratch memory afterwards.
+_MAKE_OUTPUTS = f"""
+define internal i1 @make_outputs(ptr %record, ptr %buffers, ptr %objects, ptr %scratch) {{
+entry:
+{_word("outputs")}
+{_word("output_specs", "ptr")}
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %made ]
+  %at.end = icmp eq i64 %i, %outputs
+  br i1 %at.end, label %done, label %make
+make:
+  %spec = getelementptr [{OUTPUT_WORDS} x i64], ptr %output_specs, i64 %i
+  %object.at = getelementptr ptr, ptr %objects, i64 %i
+{_read("%ndim", "i64", "%spec", 8)}
+  %is.scalar = icmp eq i64 %ndim, 0
+  br i1 %is.scalar, label %scalar, label %array
+scalar:
+  %place = getelementptr [16 x i8], ptr %scratch, i64 %i
+  br label %made
+array:
+{_read("%dtype", "ptr", "%spec", 0)}
+{_read("%shape", "ptr", "%spec", 16)}
+  %ndim.int = trunc i64 %ndim to i32
+  call void @Py_IncRef(ptr %dtype)
+  %new = call ptr @ft.numpy.NewFromDescr(ptr @ft.type.ndarray, ptr %dtype, i32 %ndim.int,
+    ptr %shape, ptr null, ptr null, i32 0, ptr null)
+  %failed = icmp eq ptr %new, null
+  br i1 %failed, label %forget, label %created
+created:
+{_read("%data", "ptr", "%new", objects.DATA_OFFSET)}
+  br label %made
+made:
+  %object = phi ptr [ null, %scalar ], [ %new, %created ]
+  %buffer = phi ptr [ %place, %scalar ], [ %data, %created ]
+  store ptr %object, ptr %object.at
+  %buffer.at = getelementptr ptr, ptr %buffers, i64 %i
+  store ptr %buffer, ptr %buffer.at
+  %i.next = add i64 %i, 1
+  br label %loop
+done:
+  ret i1 true
+forget:
+  call void @forget(ptr %objects, i64 %i)
+  ret i1 false
+}}
+
+define internal void @forget(ptr %objects, i64 %count) {{
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %following ]
+  %at.end = icmp eq i64 %i, %count
+  br i1 %at.end, label %done, label %look
+look:
+  %object.at = getelementptr ptr, ptr %objects, i64 %i
+  %object = load ptr, ptr %object.at
+  %nothing = icmp eq ptr %object, null
+  br i1 %nothing, label %following, label %drop
+drop:
+  call void @Py_DecRef(ptr %object)
+  br label %following
+following:
+  %i.next = add i64 %i, 1
+  br label %loop
+done:
+  ret void
+}}"""
+
+# The scalars that the driver computed, as objects.
+_MAKE_SCALARS = f"""
+define internal i1 @make_scalars(ptr %record, ptr %buffers, ptr %objects) {{
+entry:
+{_word("outputs")}
+{_word("output_specs", "ptr")}
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %following ]
+  %at.end = icmp eq i64 %i, %outputs
+  br i1 %at.end, label %done, label %look
+look:
+  %spec = getelementptr [{OUTPUT_WORDS} x i64], ptr %output_specs, i64 %i
+{_read("%ndim", "i64", "%spec", 8)}
+  %is.scalar = icmp eq i64 %ndim, 0
+  br i1 %is.scalar, label %make, label %following
+make:
+{_read("%dtype", "ptr", "%spec", 0)}
+  %buffer.at = getelementptr ptr, ptr %buffers, i64 %i
+  %buffer = load ptr, ptr %buffer.at
+  %new = call ptr @ft.numpy.Scalar(ptr %buffer, ptr %dtype, ptr null)
+  %object.at = getelementptr ptr, ptr %objects, i64 %i
+  store ptr %new, ptr %object.at
+  %failed = icmp eq ptr %new, null
+  br i1 %failed, label %forget, label %following
+following:
+  %i.next = add i64 %i, 1
+  br label %loop
+done:
+  ret i1 true
+forget:
+  call void @forget(ptr %objects, i64 %outputs)
+  ret i1 false
+}}"""
+
+# What is returned: the output itself, or a tuple or list of the outputs, which it takes over.
+_RESULT = f"""
+define internal ptr @result(ptr %record, ptr %objects) {{
+entry:
+{_word("outputs")}
+{_word("results")}
+  switch i64 %results, label %single [ i64 {TUPLE}, label %tuple i64 {LIST}, label %list ]
+single:
+  %only = load ptr, ptr %objects
+  ret ptr %only
+tuple:
+  %new.tuple = call ptr @PyTuple_New(i64 %outputs)
+  br label %container
+list:
+  %new.list = call ptr @PyList_New(i64 %outputs)
+  br label %container
+container:
+  %new = phi ptr [ %new.tuple, %tuple ], [ %new.list, %list ]
+  %is.tuple = icmp eq i64 %results, {TUPLE}
+  %failed = icmp eq ptr %new, null
+  br i1 %failed, label %forget, label %loop
+loop:
+  %i = phi i64 [ 0, %container ], [ %i.next, %filled ]
+  %at.end = icmp eq i64 %i, %outputs
+  br i1 %at.end, label %done, label %fill
+fill:
+  %object.at = getelementptr ptr, ptr %objects, i64 %i
+  %object = load ptr, ptr %object.at
+  %i.next = add i64 %i, 1
+  br i1 %is.tuple, label %fill.tuple, label %fill.list
+fill.tuple:
+  %unused.tuple = call i32 @PyTuple_SetItem(ptr %new, i64 %i, ptr %object)
+  br label %filled
+fill.list:
+  %unused.list = call i32 @PyList_SetItem(ptr %new, i64 %i, ptr %object)
+  br label %filled
+filled:
+  br label %loop
+done:
+  ret ptr %new
+forget:
+  call void @forget(ptr %objects, i64 %outputs)
+  ret ptr null
+}}"""
+
+# Raise what the status words mean: `fail(check, number)`.
+_FAILURE = f"""
+define internal ptr @failure(ptr %record, i64 %check, i64 %number) {{
+entry:
+  %args = alloca [2 x ptr]
+{_word("fail", "ptr")}
+  %first = call ptr @PyLong_FromLongLong(i64 %check)
+  %second = call ptr @PyLong_FromLongLong(i64 %number)
+  %second.at = getelementptr ptr, ptr %args, i64 1
+  store ptr %first, ptr %args
+  store ptr %second, ptr %second.at
+  %raised = call ptr @PyObject_Vectorcall(ptr %fail, ptr %args, i64 2, ptr null)
+  call void @Py_DecRef(ptr %first)
+  call void @Py_DecRef(ptr %second)
+  ret ptr %raised
+}}"""
+
+_RUN = f"""
+define internal i32 @run(ptr %record, ptr %buffers, ptr %arena, ptr %status) {{
+entry:
+{_word("run", "ptr")}
+{_word("table", "ptr")}
+{_word("release_gil")}
+  %held = icmp eq i64 %release_gil, 0
+  br i1 %held, label %short, label %long
+short:
+  %short.status = call i32 %run(ptr %table, ptr %buffers, ptr %arena, ptr %status)
+  ret i32 %short.status
+long:
+  %thread = call ptr @PyEval_SaveThread()
+  %long.status = call i32 %run(ptr %table, ptr %buffers, ptr %arena, ptr %status)
+  call void @PyEval_RestoreThread(ptr %thread)
+  ret i32 %long.status
+}}"""
+
+_ENTRY = f"""
+define ptr @ft_entry_call(ptr %self, ptr %args, i64 %count) {{
+entry:
+{_read("%record", "ptr", "%self", objects.DATA_OFFSET)}
+{_word("inputs")}
+  %all.given = icmp eq i64 %count, %inputs
+  br i1 %all.given, label %prepare, label %none
+prepare:
+  %block = call ptr @take_block(ptr %record)
+  %no.memory = icmp eq ptr %block, null
+  br i1 %no.memory, label %raised, label %read
+read:
+{_word("consts")}
+{_word("outputs")}
+{_word("objects_at")}
+{_word("scratch_at")}
+{_word("arena_at")}
+{_word("status_at")}
+{_word("refresh", "ptr")}
+  %buffers = getelementptr i8, ptr %block, i64 {BLOCK_HEADER}
+  %given = add i64 %inputs, %consts
+  %out.buffers = getelementptr ptr, ptr %buffers, i64 %given
+  %objects = getelementptr i8, ptr %block, i64 %objects_at
+  %scratch = getelementptr i8, ptr %block, i64 %scratch_at
+  %out.scratch = getelementptr [16 x i8], ptr %scratch, i64 %inputs
+  %arena = getelementptr i8, ptr %block, i64 %arena_at
+  %accepted = call i1 @read_inputs(ptr %record, ptr %args, ptr %buffers, ptr %scratch)
+  br i1 %accepted, label %look.refresh, label %refuse
+look.refresh:
+  %nothing.to.refresh = icmp eq ptr %refresh, null
+  br i1 %nothing.to.refresh, label %make, label %call.refresh
+call.refresh:
+  %refreshed = call ptr @PyObject_Vectorcall(ptr %refresh, ptr null, i64 0, ptr null)
+  %refresh.failed = icmp eq ptr %refreshed, null
+  br i1 %refresh.failed, label %give.up, label %drop.refreshed
+drop.refreshed:
+  call void @Py_DecRef(ptr %refreshed)
+  br label %make
+make:
+  %made = call i1 @make_outputs(ptr %record, ptr %out.buffers, ptr %objects, ptr %out.scratch)
+  br i1 %made, label %work, label %give.up
+work:
+  %status = getelementptr i8, ptr %block, i64 %status_at
+  %result.code = call i32 @run(ptr %record, ptr %buffers, ptr %arena, ptr %status)
+  %failed = icmp ne i32 %result.code, 0
+  br i1 %failed, label %fail, label %finish
+finish:
+  %complete = call i1 @make_scalars(ptr %record, ptr %out.buffers, ptr %objects)
+  br i1 %complete, label %return, label %give.up
+return:
+  %result = call ptr @result(ptr %record, ptr %objects)
+  call void @keep_block(ptr %record, ptr %block)
+  ret ptr %result
+fail:
+  %check = load i64, ptr %status
+  %number.at = getelementptr i64, ptr %status, i64 1
+  %number = load i64, ptr %number.at
+  call void @forget(ptr %objects, i64 %outputs)
+  call void @keep_block(ptr %record, ptr %block)
+  %failure = call ptr @failure(ptr %record, i64 %check, i64 %number)
+  ret ptr %failure
+give.up:
+  call void @keep_block(ptr %record, ptr %block)
+  br label %raised
+raised:
+  ret ptr null
+refuse:
+  call void @keep_block(ptr %record, ptr %block)
+  br label %none
+none:
+  call void @Py_IncRef(ptr @ft.none)
+  ret ptr @ft.none
+}}"""
+
+TEXT = "\n".join(
+    (_SYMBOLS, _TAKE_BLOCK, _INPUT, _READ_INPUTS, _MAKE_OUTPUTS, _MAKE_SCALARS, _RESULT, _FAILURE,
+     _RUN, _ENTRY)
+)  # fmt: skip
