@@ -33,6 +33,8 @@ from functrans.dtypes import float0
 from functrans.interpreters.staging import eval_jaxpr
 from functrans.ir import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from functrans.jit import jit
+from functrans.runtime import cache
+from functrans.runtime.threads import threads
 from functrans.vectorize import hessian, jacfwd, jacobian, jacrev, vmap
 
 __version__ = "0.1.0"
@@ -45,6 +47,7 @@ __all__ = [
     "Primitive",
     "ShapeDtypeStruct",
     "Var",
+    "cache",
     "check_jaxpr",
     "checking_ir",
     "checking_leaks",
@@ -68,6 +71,7 @@ __all__ = [
     "printing",
     "scipy",
     "test_util",
+    "threads",
     "tree",
     "tree_util",
     "value_and_grad",

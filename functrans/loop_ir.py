@@ -219,7 +219,8 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class KernelCall:
-    """Run `kernel` with actual buffers (names), check codes (indices into Program.checks), numbers."""
+    """Run `kernel` with actual buffers (names), check codes (indices into Program.checks), and
+    numbers."""
 
     kernel: Kernel
     buffers: tuple[str, ...]
@@ -346,3 +347,15 @@ def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
         yield stmt
         if isinstance(stmt, Loop):
             yield from walk(stmt.body)
+
+
+def identity(op: str, dtype: np.dtype) -> np.generic:
+    """What `op` leaves other values unchanged with."""
+    if op in ("max", "min"):
+        if dtype.kind == "f":
+            return dtype.type(-np.inf if op == "max" else np.inf)
+        if dtype.kind == "b":
+            return np.bool_(op == "min")
+        info = np.iinfo(dtype)
+        return dtype.type(info.min if op == "max" else info.max)
+    return dtype.type(op in ("mul", "and"))

@@ -6,11 +6,18 @@ those files, and the diff is then read before it is committed.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Compiled code is kept for the run, so that its processes share it, and nothing of it stays.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="functrans-tests-")
+    os.environ["FUNCTRANS_CACHE"] = _cache.name
 
 GOLDEN_DIRECTORY = Path(__file__).parent / "golden"
 

@@ -1,6 +1,6 @@
 """Kernels as LLVM text: one function per distinct loop nest.
 
-A kernel is a `codegen.Unit`: `i32 f(ptr buffers, ptr numbers, ptr status)`, which takes the pointers
+A kernel is a `codegen.Unit`, `i32 f(ptr buffers, ptr numbers, ptr status)`, which takes pointers
 and numbers out of their tables for the function that has the loops. That one gets raw pointers that
 do not overlap. A kernel returns 0, or 1 + the position of the index check that failed, having
 written the offending index to the second status word.
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from functrans import loop_ir as ir
-from functrans.compiler import complex_math, scalar_math
+from functrans.compiler import complex_math, scalar_math, shared_loops
+from functrans.compiler.function_text import FunctionBody
 from functrans.compiler.scalar_types import literal, llvm_type, memory_type, part_dtype
 from functrans.runtime.codegen import Unit
 
@@ -28,16 +29,13 @@ from functrans.runtime.codegen import Unit
 UNROLL_EXTENT = 7  # sums of 6 columns take 6 times longer rolled, of 8 a third
 UNROLL_STATEMENTS = 64
 _REDUCE_FLAGS = "reassoc nsz contract"
-# What fastmath allows on the user's own operations: not nnan nor ninf, so that isnan still works.
-_FAST_FLAGS = "reassoc nsz arcp contract afn"
-_FAST = ("fadd ", "fsub ", "fmul ", "fdiv ")
 
 
 def kernel_unit(kernel: ir.Kernel) -> Unit:
     """The native function of a kernel."""
 
     def parts(name: str) -> Iterable[str]:
-        text = _KernelText(kernel, f"{name}.loops")
+        text = KernelText(kernel, f"{name}.loops")
         function = text.function()
         return [*text.parts, function, _wrapper(kernel, name)]
 
@@ -70,45 +68,9 @@ def _write_key(x: Any, out: list[str]) -> None:
             _write_key(getattr(x, field), out)
 
 
-class FunctionBody:
-    """Instructions of one function, with fresh names and labels, and the parts it needs."""
+class KernelText(FunctionBody):
+    """The statements of a kernel as instructions."""
 
-    def __init__(self, *, fastmath: bool = False) -> None:
-        self.parts: dict[str, None] = {}
-        self.fastmath = fastmath
-        self.lines: list[str] = []
-        self.count = 0
-        self.label = "entry"
-
-    def need(self, declaration: str) -> None:
-        """Make sure the module has this declaration or function."""
-        self.parts[declaration] = None
-
-    def emit(self, text: str) -> str:
-        """Append `name = text`; returns the name."""
-        self.count += 1
-        name = f"%t{self.count}"
-        if self.fastmath and text.startswith(_FAST):
-            text = f"{text[:4]} {_FAST_FLAGS}{text[4:]}"
-        self.lines.append(f"  {name} = {text}")
-        return name
-
-    def do(self, text: str) -> None:
-        """Append an instruction without a result."""
-        self.lines.append(f"  {text}")
-
-    def fresh_label(self, hint: str) -> str:
-        """A new block label."""
-        self.count += 1
-        return f"{hint}{self.count}"
-
-    def start(self, label: str) -> None:
-        """Begin a block."""
-        self.lines.append(f"{label}:")
-        self.label = label
-
-
-class _KernelText(FunctionBody):
     def __init__(self, kernel: ir.Kernel, name: str):
         super().__init__(fastmath=kernel.fastmath)
         self.kernel = kernel
@@ -120,19 +82,39 @@ class _KernelText(FunctionBody):
         self.accumulators: dict[str, str] = {}  # accumulator -> its stack slot
         self.checks = {code: i for i, code in enumerate(kernel.checks)}
         self.products = _products_of_sums(kernel.body)
+        self.slots: list[str] = []  # stack memory, allocated once at the beginning
+        self.depth = 0
 
     def function(self) -> str:
         """The text of the function that has the loops."""
-        for acc in (s for s in ir.walk(self.kernel.body) if isinstance(s, ir.Init)):
-            slot = self.accumulators[acc.name] = f"%slot.{acc.name}"
-            self.lines.append(f"  {slot} = alloca {memory_type(acc.dtype)}")
-            self.dtypes[acc.name] = acc.dtype
+        self.declare(self.kernel.body)
         self.body(self.kernel.body)
+        return self.text([*self.parameters(), "ptr %status"], "i32", "ret i32 0")
+
+    def declare(self, body: tuple[ir.Stmt, ...]) -> None:
+        """Give every accumulator of some statements a slot."""
+        for s in ir.walk(body):
+            if isinstance(s, ir.Init):
+                self.accumulators[s.name] = self.slot(memory_type(s.dtype))
+                self.dtypes[s.name] = s.dtype
+
+    def slot(self, t: str) -> str:
+        """Stack memory of a type."""
+        self.count += 1
+        self.slots.append(f"  %slot{self.count} = alloca {t}")
+        return f"%slot{self.count}"
+
+    def parameters(self) -> list[str]:
+        """The buffers and numbers of the kernel, as they are declared."""
         params = [f"ptr noalias {_extent(p)} %{p.name}" for p in self.kernel.params]
-        params += [f"{llvm_type(d)} %{n}" for n, d in self.kernel.numbers]
-        head = f"define internal i32 @{self.name}({', '.join([*params, 'ptr %status'])})"
+        return params + [f"{llvm_type(d)} %{n}" for n, d in self.kernel.numbers]
+
+    def text(self, params: Sequence[str], result: str, end: str) -> str:
+        """The function of what was emitted."""
+        head = f"define internal {result} @{self.name}({', '.join(params)})"
         attributes = 'noinline nounwind "prefer-vector-width"="512"'
-        return "\n".join([f"{head} {attributes} {{", "entry:", *self.lines, "  ret i32 0", "}"])
+        lines = [f"{head} {attributes} {{", "entry:", *self.slots, *self.lines, f"  {end}", "}"]
+        return "\n".join(lines)
 
     def body(self, statements: Iterable[ir.Stmt]) -> None:
         for stmt in statements:
@@ -144,7 +126,7 @@ class _KernelText(FunctionBody):
         if isinstance(x, ir.Const):
             return literal(x.value, dtype)
         if x in self.accumulators:
-            return self._read(self.accumulators[x], self.dtypes[x])
+            return self.read(self.accumulators[x], self.dtypes[x])
         return self.values[x]
 
     def dtype_of(self, x: ir.Operand) -> np.dtype:
@@ -178,11 +160,13 @@ class _KernelText(FunctionBody):
         t = memory_type(param.dtype)
         return self.emit(f"getelementptr inbounds {t}, ptr %{buffer}, i64 {flat}")
 
-    def _read(self, pointer: str, dtype: np.dtype) -> str:
+    def read(self, pointer: str, dtype: np.dtype) -> str:
+        """The value in memory."""
         value = self.emit(f"load {memory_type(dtype)}, ptr {pointer}")
         return self.emit(f"icmp ne i8 {value}, 0") if dtype.kind == "b" else value
 
-    def _write(self, pointer: str, value: str, dtype: np.dtype) -> None:
+    def write(self, pointer: str, value: str, dtype: np.dtype) -> None:
+        """Put a value into memory."""
         if dtype.kind == "b":
             value = self.emit(f"zext i1 {value} to i8")
         self.do(f"store {memory_type(dtype)} {value}, ptr {pointer}")
@@ -196,7 +180,7 @@ class _KernelText(FunctionBody):
     def _load(self, s: ir.Load) -> None:
         pointer = self.place(s.buffer, s.index)
         if s.guard is None:
-            self.define(s.name, self._read(pointer, s.dtype), s.dtype)
+            self.define(s.name, self.read(pointer, s.dtype), s.dtype)
             return
         if 0 in self.params[s.buffer].shape:
             self.define(s.name, self.other(s), s.dtype)
@@ -204,7 +188,7 @@ class _KernelText(FunctionBody):
         # The first element stands in for a place outside.
         guard = self.values[s.guard]
         pointer = self.emit(f"select i1 {guard}, ptr {pointer}, ptr %{s.buffer}")
-        choice = [guard, self._read(pointer, s.dtype), self.other(s)]
+        choice = [guard, self.read(pointer, s.dtype), self.other(s)]
         dtypes = [np.dtype(bool), s.dtype, s.dtype]
         value = scalar_math.lower_scalar(self, "select", choice, dtypes, s.dtype)
         self.define(s.name, value, s.dtype)
@@ -229,17 +213,15 @@ class _KernelText(FunctionBody):
     def _store(self, s: ir.Store) -> None:
         dtype = self.params[s.buffer].dtype
         value = self.operand(s.value, dtype)
-        self._write(self.place(s.buffer, s.index), value, dtype)
+        self.write(self.place(s.buffer, s.index), value, dtype)
 
     def _storereduce(self, s: ir.StoreReduce) -> None:
         dtype = self.params[s.buffer].dtype
-        pointer = self.place(s.buffer, s.index)
-        self._write(
-            pointer, self._combined(s.op, self._read(pointer, dtype), s.value, dtype), dtype
-        )
+        pointer, new = self.place(s.buffer, s.index), self.operand(s.value, dtype)
+        self.write(pointer, self.combined(s.op, self.read(pointer, dtype), new, dtype), dtype)
 
-    def _combined(self, op: str, before: str, value: ir.Operand, dtype: np.dtype) -> str:
-        new = self.operand(value, dtype)
+    def combined(self, op: str, before: str, new: str, dtype: np.dtype) -> str:
+        """One step of a reduction."""
         if dtype.kind == "c" and op == "add":
             pairs = zip(
                 complex_math.parts(self, before, dtype),
@@ -258,16 +240,17 @@ class _KernelText(FunctionBody):
         return scalar_math.lower_scalar(self, op, [before, new], [dtype, dtype], dtype)
 
     def _init(self, s: ir.Init) -> None:
-        self._write(self.accumulators[s.name], literal(s.value.value, s.dtype), s.dtype)
+        self.write(self.accumulators[s.name], literal(s.value.value, s.dtype), s.dtype)
 
     def _update(self, s: ir.Update) -> None:
         slot, dtype = self.accumulators[s.name], self.dtypes[s.name]
-        self._write(slot, self._combined(s.op, self._read(slot, dtype), s.value, dtype), dtype)
+        new = self.operand(s.value, dtype)
+        self.write(slot, self.combined(s.op, self.read(slot, dtype), new, dtype), dtype)
 
     def _argupdate(self, s: ir.ArgUpdate) -> None:
         slot, dtype = self.accumulators[s.name], self.dtypes[s.name]
         position, index_dtype = self.accumulators[s.position], self.dtypes[s.position]
-        best, t = self._read(slot, dtype), llvm_type(dtype)
+        best, t = self.read(slot, dtype), llvm_type(dtype)
         value = self.operand(s.value, dtype)
         # "u" with floats: greater, or one of the two is NaN; then best must not be it.
         kind = {"f": "fcmp u", "i": "icmp s"}.get(dtype.kind, "icmp u")
@@ -280,10 +263,10 @@ class _KernelText(FunctionBody):
         self.do(f"br i1 {better}, label %{take}, label %{skip}, !prof !3")
         self.need('!3 = !{!"branch_weights", i32 1, i32 1000000}')
         self.start(take)
-        self._write(slot, value, dtype)
+        self.write(slot, value, dtype)
         i64 = np.dtype(np.int64)
         here = scalar_math.lower_scalar(self, "convert", [self.affine(s.index)], [i64], index_dtype)
-        self._write(position, here, index_dtype)
+        self.write(position, here, index_dtype)
         self.do(f"br label %{skip}")
         self.start(skip)
 
@@ -315,19 +298,29 @@ class _KernelText(FunctionBody):
             for i in range(s.extent):
                 self.variables[s.var] = str(i)
                 self.body(s.body)
-            return
+        elif self.depth == 0 and shared_loops.is_shareable(s):
+            shared_loops.emit(self, s)
+        elif shared_loops.is_long_sum(s):
+            shared_loops.emit_sum(self, s, "0", self.extent(s.extent))
+        else:
+            self.over(s, "0", self.extent(s.extent))
+
+    def over(self, s: ir.Loop, begin: str, end: str) -> None:
+        """The loop over `begin <= s.var < end`, which has iterations."""
         head, done = self.fresh_label("loop"), self.fresh_label("done")
         before = self.label
-        variable = f"%i.{head}"
+        variable = self.variables[s.var] = f"%i.{head}"
         self.do(f"br label %{head}")
         self.start(head)
         at = len(self.lines)
         self.lines.append("")
-        self.variables[s.var] = variable
+        self.depth += 1
         self.body(s.body)
+        self.depth -= 1
         following = self.emit(f"add nuw nsw i64 {variable}, 1")
-        more = self.emit(f"icmp ult i64 {following}, {self.extent(s.extent)}")
-        self.lines[at] = f"  {variable} = phi i64 [ 0, %{before} ], [ {following}, %{self.label} ]"
+        more = self.emit(f"icmp ult i64 {following}, {end}")
+        phi = f"phi i64 [ {begin}, %{before} ], [ {following}, %{self.label} ]"
+        self.lines[at] = f"  {variable} = {phi}"
         self.do(f"br i1 {more}, label %{head}, label %{done}")
         self.start(done)
 

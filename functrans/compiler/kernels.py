@@ -32,19 +32,8 @@ from functrans.loop_ir import (
     Store,
     StoreReduce,
     Update,
+    identity,
 )
-
-
-def identity(op: str, dtype: np.dtype) -> np.generic:
-    """What `op` leaves other values unchanged with."""
-    if op in ("max", "min"):
-        if dtype.kind == "f":
-            return dtype.type(-np.inf if op == "max" else np.inf)
-        if dtype.kind == "b":
-            return np.bool_(op == "min")
-        info = np.iinfo(dtype)
-        return dtype.type(info.min if op == "max" else info.max)
-    return dtype.type(op in ("mul", "and"))
 
 
 def build(group: Group, memory: Callable[[Node], str | None]) -> KernelBuilder:

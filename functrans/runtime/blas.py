@@ -46,6 +46,21 @@ def gemm_symbol(kind: str) -> str:
     return f"ft_cblas_{name}"
 
 
+def limit_threads(n: int) -> int | None:
+    """Let OpenBLAS use at most `n` threads; returns what was allowed, None if that is unknown."""
+    found = _c_interface()
+    if found is None:
+        return None
+    library, prefix, suffix, _ = found
+    stem = prefix.removesuffix("cblas_") + "openblas"
+    get = getattr(library, f"{stem}_get_num_threads{suffix}", None)
+    if get is None:
+        return None
+    before = get()
+    getattr(library, f"{stem}_set_num_threads{suffix}")(ctypes.c_int(n))
+    return before
+
+
 def _libraries() -> list[Path]:
     found: list[Path] = []
     for package in ("numpy", "scipy"):

@@ -6,8 +6,9 @@ under a name of their own and then renamed, so that readers never see half of on
 no lock. An entry says its checksum, and for which machine and which version of the compiler it was
 made: whatever does not agree is passed over, and written anew.
 
-The folder is `$FUNCTRANS_CACHE`, or `functrans` where the system keeps caches; `FUNCTRANS_CACHE=off`
-keeps nothing. Code is only loaded from a folder that no other user can write to.
+The folder is `$FUNCTRANS_CACHE`, or `functrans` where the system keeps caches; with
+`FUNCTRANS_CACHE=off` nothing is kept. Code is only loaded from a folder that no other user can
+write to.
 
 >>> from functrans.runtime import cache
 >>> sorted(cache.info())

@@ -6,9 +6,9 @@ from functrans.runtime import python_objects as objects
 
 # A record: its words, in order. Names that end in `_at` are offsets in a block.
 WORDS = (
-    "run", "table", "release_gil", "results", "inputs", "consts", "outputs", "input_specs", "const_data",
-    "output_specs", "block_bytes", "objects_at", "scratch_at", "arena_at", "status_at", "free",
-    "fail", "refresh",
+    "run", "table", "release_gil", "results", "inputs", "consts", "outputs", "input_specs",
+    "const_data", "output_specs", "block_bytes", "objects_at", "scratch_at", "arena_at",
+    "status_at", "free", "fail", "refresh",
 )  # fmt: skip
 # The spec of an input: dtype, NumPy scalar type, Python type, NUMBER_*, ndim, address of the shape.
 INPUT_WORDS = 6

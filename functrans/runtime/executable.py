@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from functrans import loop_ir as ir
-from functrans.compiler import steps
-from functrans.runtime import codegen, entry, machine
+from functrans.compiler import shared_loops, steps
+from functrans.runtime import codegen, entry, machine, threads
 
 _GIL_WORK = 20_000  # scalar statements from which releasing the GIL (50 ns) is worth it
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 4)
@@ -43,6 +43,8 @@ class Executable:
             if not isinstance(segment, ir.HostStep)
         ]
         self._tables = [steps.table_of(program, calls) for calls in self._calls]
+        if _work(program) > shared_loops.ENOUGH:
+            threads.prepare()
         # Constants are read at every call; one in another layout is copied at every call.
         self._consts = [_canonical(x, b) for b, x in program.consts]
         pairs = zip(self._consts, (x for _, x in program.consts), strict=True)

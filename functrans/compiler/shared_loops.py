@@ -1,0 +1,424 @@
+"""Large loops: shared among threads, and their sums taken pairwise.
+
+An outermost loop whose iterations are independent, or that only share sums, is a function of a
+range, `@kernel.shared(buffers, numbers, captured, partials, begin, end)`. Where there is enough to
+do at run time, the pool (`runtime/threads`) runs it in pieces through `@kernel.piece(env, begin,
+end)`; else it is called for the whole range.
+
+Long sums of floats are sums of blocks of `BLOCK`, added up as a binary tree, so that the rounding
+error grows with the logarithm of the length, as in NumPy's pairwise summation (Higham, "The
+accuracy of floating point summation", SIAM J. Sci. Comput. 14(4), 1993). A shared loop with sums
+is cut into spans of fixed length, each with sums of its own, which are then added up as a tree,
+too: which thread takes a span makes no difference to the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from functrans import loop_ir as ir
+from functrans.compiler.function_text import FunctionBody
+from functrans.compiler.scalar_types import literal, llvm_type, memory_type
+from functrans.runtime import threads
+
+BLOCK = 1024  # elements that are summed in the lanes of vectors, 16 or so each
+LEVELS = 48  # of the tree: more than the logarithm of any number of blocks
+SPAN = 64 * BLOCK  # iterations of an innermost loop with sums of their own
+SPAN_OF_ROWS = 64  # the same where an iteration has loops inside
+# Statements from which sharing pays: about 20 us of work, against 1 us to share it.
+ENOUGH = 1 << 17
+PIECE = 1 << 15  # and the least of them that a piece is cut to
+PIECES = 16  # more are not needed for two threads, or eight, to end together
+_COSTLY = 8  # statements that a function call counts for
+_SLOT = "[16 x i8]"  # holds any scalar
+_CHEAP = frozenset(
+    """add sub mul div neg abs max min select convert copy and or xor not eq ne lt le gt ge sqrt
+    floor ceil trunc round masked_mul real imag complex conj shift_left shift_right""".split()
+)
+
+
+# ---------------------------------------------------------------------------- which loops
+
+
+def is_shareable(loop: ir.Loop) -> bool:
+    """Whether a loop may be large, and its iterations may run in any order."""
+    if loop.kind not in ("map", "reduce") or not _may_be_large(loop):
+        return False
+    refused = ir.CheckIndex | ir.ArgUpdate
+    return not any(isinstance(s, refused) for s in ir.walk(loop.body))
+
+
+def is_long_sum(loop: ir.Loop) -> bool:
+    """Whether a loop is an innermost one that adds up many floats."""
+    is_long = isinstance(loop.extent, str) or loop.extent > BLOCK
+    innermost = not any(isinstance(s, ir.Loop) for s in loop.body)
+    return is_long and innermost and any(_is_float_sum(s) for s in loop.body)
+
+
+def _is_float_sum(s: ir.Stmt) -> bool:
+    return isinstance(s, ir.Update) and s.op == "add"
+
+
+def _may_be_large(loop: ir.Loop) -> bool:
+    loops = [loop, *(s for s in ir.walk(loop.body) if isinstance(s, ir.Loop))]
+    return any(isinstance(s.extent, str) for s in loops)
+
+
+def _updated(loop: ir.Loop) -> dict[str, str]:
+    """The accumulators from outside that a loop updates, and how."""
+    own = {s.name for s in ir.walk(loop.body) if isinstance(s, ir.Init)}
+    updates = (s for s in ir.walk(loop.body) if isinstance(s, ir.Update))
+    return {s.name: s.op for s in updates if s.name not in own}
+
+
+# ---------------------------------------------------------------------------- names
+
+
+def _operands(s: ir.Stmt) -> Iterator[Any]:
+    """The scalars a statement reads, by name; other things, too, which are no names of scalars."""
+    for a in getattr(s, "index", ()) if isinstance(getattr(s, "index", None), tuple) else ():
+        yield from (name for name, _ in a.terms)
+    if isinstance(s, ir.IndexValue | ir.ArgUpdate):
+        yield from (name for name, _ in s.index.terms)
+    if isinstance(s, ir.Load):
+        yield s.guard
+    if isinstance(s, ir.Let):
+        yield from s.args
+    if isinstance(s, ir.Store | ir.StoreReduce | ir.Update | ir.ArgUpdate | ir.CheckIndex):
+        yield s.value
+
+
+def _captured(f: Any, loop: ir.Loop, updated: dict[str, str]) -> list[str]:
+    """The scalars from outside that a loop reads, in order."""
+    numbers = {name for name, _ in f.kernel.numbers}
+    known = (f.values.keys() | f.accumulators.keys()) - numbers - updated.keys()
+    own = {s.name for s in ir.walk(loop.body) if hasattr(s, "name")}
+    names = dict.fromkeys(x for s in ir.walk(loop.body) for x in _operands(s))
+    return [x for x in names if isinstance(x, str) and x in known and x not in own]
+
+
+# ---------------------------------------------------------------------------- sharing
+
+
+def emit(f: Any, loop: ir.Loop) -> None:
+    """Append a loop to the kernel that `f` writes, as a function that threads may share."""
+    shared = _Shared(f, loop)
+    function = shared.function()
+    f.parts |= shared.text.parts
+    f.need(function)
+    f.need(shared.piece())
+    shared.call()
+
+
+class _Shared:
+    """One shared loop: its function, the piece that the pool calls, and the call."""
+
+    def __init__(self, f: Any, loop: ir.Loop):
+        self.f, self.loop = f, loop
+        self.updated = _updated(loop)
+        self.captured = _captured(f, loop, self.updated)
+        self.arguments = self._arguments()
+        self.name = f"{f.name}.shared{f.count}"
+        self.text = type(f)(f.kernel, self.name)
+        self.text.depth = 1
+        is_innermost = not any(isinstance(s, ir.Loop) for s in loop.body)
+        self.span = SPAN if is_innermost else SPAN_OF_ROWS
+
+    def _arguments(self) -> list[tuple[str, str]]:
+        """The type and the value of what is passed along."""
+        f = self.f
+        out = [("ptr", f"%{p.name}") for p in f.kernel.params]
+        out += [(llvm_type(d), f"%{n}") for n, d in f.kernel.numbers]
+        for name in self.captured:
+            out.append((llvm_type(f.dtypes[name]), f.operand(name, f.dtypes[name])))
+        return out
+
+    # ------------------------------------------------------------------ the function
+
+    def function(self) -> str:
+        """The loop over a range of iterations, or of spans of them."""
+        g = self.text
+        params = g.parameters()
+        for name in self.captured:
+            dtype = self.f.dtypes[name]
+            g.define(name, f"%{name}.captured", dtype)
+            params.append(f"{llvm_type(dtype)} %{name}.captured")
+        g.declare(self.loop.body)
+        if self.updated:
+            self._spans(g)
+        else:
+            g.over(self.loop, "%begin", "%end")
+        params += ["ptr noalias %partials", "i64 %begin", "i64 %end"]
+        return g.text(params, "void", "ret void")
+
+    def _spans(self, g: Any) -> None:
+        """For each span: its sums, from nothing, into its places among the partial results."""
+        for name in self.updated:
+            g.dtypes[name] = self.f.dtypes[name]
+            g.accumulators[name] = g.slot(memory_type(g.dtypes[name]))
+        span, close = _counted(g, "%begin", "%end")
+        for name, op in self.updated.items():
+            g.write(g.accumulators[name], _identity(op, g.dtypes[name]), g.dtypes[name])
+        low = g.emit(f"mul nuw nsw i64 {span}, {self.span}")
+        high = _least(g, g.emit(f"add nuw nsw i64 {low}, {self.span}"), g.extent(self.loop.extent))
+        if is_long_sum(self.loop):
+            emit_sum(g, self.loop, low, high)
+        else:
+            g.over(self.loop, low, high)
+        first = g.emit(f"mul nuw nsw i64 {span}, {len(self.updated)}")
+        for k, name in enumerate(self.updated):
+            place = _slot_at(g, "%partials", g.emit(f"add nuw nsw i64 {first}, {k}"))
+            g.write(place, g.read(g.accumulators[name], g.dtypes[name]), g.dtypes[name])
+        close()
+
+    # ------------------------------------------------------------------ the piece
+
+    def piece(self) -> str:
+        """What the pool calls: it takes the arguments out of their slots."""
+        g = FunctionBody()
+        args = []
+        for i, (t, _) in enumerate([*self.arguments, ("ptr", "")]):
+            place = _slot_at(g, "%env", str(i))
+            args.append(f"{t} {g.emit(f'load {t}, ptr {place}')}")
+        g.do(f"call void @{self.name}({', '.join([*args, 'i64 %begin', 'i64 %end'])})")
+        head = (
+            f"define internal void @{self.name}.piece(ptr %env, i64 %begin, i64 %end) nounwind {{"
+        )
+        return "\n".join([head, "entry:", *g.lines, "  ret void", "}"])
+
+    # ------------------------------------------------------------------ the call
+
+    def call(self) -> None:
+        """Run all of the loop, shared where there is enough to do; then add up the partial sums."""
+        f, loop = self.f, self.loop
+        extent = f.extent(loop.extent)
+        each = _work(f, loop.body)
+        total = f.emit(f"mul i64 {extent}, {each}")
+        count, partials = extent, "null"
+        if self.updated:
+            beyond = f.emit(f"add nuw nsw i64 {extent}, {self.span - 1}")
+            count = f.emit(f"udiv i64 {beyond}, {self.span}")
+            places = f.emit(f"mul nuw nsw i64 {count}, {len(self.updated)}")
+            partials = f.emit(f"alloca {_SLOT}, i64 {places}, align 16")
+            each = f.emit(f"mul i64 {each}, {self.span}")
+        arguments = [*self.arguments, ("ptr", partials)]
+        self._choose(arguments, total, each, count)
+        for k, (name, op) in enumerate(self.updated.items()):
+            self._add_up(name, op, partials, count, k)
+
+    def _choose(self, arguments: list[tuple[str, str]], total: str, each: str, count: str) -> None:
+        f = self.f
+        f.need("@ft.pool = external global i64")
+        place = f.emit(f"getelementptr i64, ptr @ft.pool, i64 {threads.SHARE}")
+        share = f.emit(f"load ptr, ptr {place}")
+        enough = f.emit(f"icmp ugt i64 {total}, {ENOUGH}")
+        ready = f.emit(f"icmp ne ptr {share}, null")
+        both = f.emit(f"and i1 {enough}, {ready}")
+        many, few, done = (f.fresh_label(x) for x in ("share", "alone", "finished"))
+        f.do(f"br i1 {both}, label %{many}, label %{few}")
+        f.start(few)
+        args = ", ".join(f"{t} {value}" for t, value in arguments)
+        f.do(f"call void @{self.name}({args}, i64 0, i64 {count})")
+        f.do(f"br label %{done}")
+        f.start(many)
+        env = f.slot(f"[{len(arguments)} x {_SLOT}], align 16")
+        for i, (t, value) in enumerate(arguments):
+            f.do(f"store {t} {value}, ptr {_slot_at(f, env, str(i))}")
+        size = self._piece_size(each, count)
+        f.do(f"call void {share}(ptr @{self.name}.piece, ptr {env}, i64 {count}, i64 {size})")
+        f.do(f"br label %{done}")
+        f.start(done)
+
+    def _piece_size(self, each: str, count: str) -> str:
+        """How many iterations, or spans, are a piece; of iterations whole vectors."""
+        f = self.f
+        least = f.emit(f"udiv i64 {PIECE}, {each}")
+        part = f.emit(f"udiv i64 {count}, {PIECES}")
+        size = f.emit(f"add i64 {_greatest(f, least, part)}, 1")
+        if self.updated or self.span == SPAN_OF_ROWS:
+            return size
+        return f.emit(f"and i64 {f.emit(f'add i64 {size}, 63')}, -64")
+
+    def _add_up(self, name: str, op: str, partials: str, count: str, k: int) -> None:
+        """Combine partial results as a tree, in place, and the first of them with the sum."""
+        f, stride = self.f, len(self.updated)
+        dtype = f.dtypes[name]
+        width, widen = _doubling(f, count)
+        at, close = _counted_by(f, width, count)
+        left = _slot_at(f, partials, f.emit(f"add i64 {f.emit(f'mul i64 {at}, {stride}')}, {k}"))
+        other = f.emit(f"add i64 {at}, {width}")
+        right = _slot_at(
+            f, partials, f.emit(f"add i64 {f.emit(f'mul i64 {other}, {stride}')}, {k}")
+        )
+        f.write(left, f.combined(op, f.read(left, dtype), f.read(right, dtype), dtype), dtype)
+        close()
+        widen()
+        first = f.read(_slot_at(f, partials, str(k)), dtype)
+        slot = f.accumulators[name]
+        f.write(slot, f.combined(op, f.read(slot, dtype), first, dtype), dtype)
+
+
+def _work(f: Any, body: tuple[ir.Stmt, ...]) -> str:
+    """About how many statements an iteration runs, as an operand."""
+    fixed = 0
+    total = ""
+    for s in body:
+        if isinstance(s, ir.Loop):
+            part = f.emit(f"mul i64 {_work(f, s.body)}, {f.extent(s.extent)}")
+            total = f.emit(f"add i64 {total}, {part}") if total else part
+        else:
+            is_costly = isinstance(s, ir.Let) and s.op not in _CHEAP
+            fixed += _COSTLY if is_costly else 1
+    return f.emit(f"add i64 {total}, {fixed}") if total else str(max(fixed, 1))
+
+
+# ---------------------------------------------------------------------------- pairwise sums
+
+
+def emit_sum(f: Any, loop: ir.Loop, begin: str, end: str) -> None:
+    """Append an innermost loop with sums over `begin <= i < end`, a block at a time."""
+    sums = [name for name, op in _updated(loop).items() if op == "add" and _is_float(f, name)]
+    before = {name: f.read(f.accumulators[name], f.dtypes[name]) for name in sums}
+    trees = {name: f.slot(f"[{LEVELS} x {memory_type(f.dtypes[name])}]") for name in sums}
+    length = f.emit(f"sub nuw nsw i64 {end}, {begin}")
+    blocks = f.emit(f"udiv i64 {f.emit(f'add nuw nsw i64 {length}, {BLOCK - 1}')}, {BLOCK}")
+    block, close = _counted(f, "0", blocks)
+    for name in sums:
+        f.write(f.accumulators[name], literal(0, f.dtypes[name]), f.dtypes[name])
+    low = f.emit(f"add nuw nsw i64 {begin}, {f.emit(f'mul nuw nsw i64 {block}, {BLOCK}')}")
+    f.over(loop, low, _least(f, f.emit(f"add nuw nsw i64 {low}, {BLOCK}"), end))
+    for name in sums:
+        _carry(f, name, trees[name], block)
+    close()
+    for name in sums:
+        _fold(f, name, trees[name], blocks, before[name])
+
+
+def _is_float(f: Any, name: str) -> bool:
+    return f.dtypes[name].kind in "fc"
+
+
+def _carry(f: Any, name: str, tree: str, block: str) -> None:
+    """Add the sum of a block to the tree: as a carry runs through a binary counter."""
+    dtype, slot = f.dtypes[name], f.accumulators[name]
+    t = memory_type(dtype)
+    look, add, put = (f.fresh_label(x) for x in ("look", "carry", "put"))
+    before = f.label
+    f.do(f"br label %{look}")
+    f.start(look)
+    level, level_next, bits, bits_next = (f"%{x}.{look}" for x in ("level", "up", "bits", "rest"))
+    f.lines.append(f"  {level} = phi i64 [ 0, %{before} ], [ {level_next}, %{add} ]")
+    f.lines.append(f"  {bits} = phi i64 [ {block}, %{before} ], [ {bits_next}, %{add} ]")
+    place = f.emit(f"getelementptr {t}, ptr {tree}, i64 {level}")
+    odd = f.emit(f"trunc i64 {bits} to i1")
+    f.do(f"br i1 {odd}, label %{add}, label %{put}")
+    f.start(add)
+    total = f.combined("add", f.read(place, dtype), f.read(slot, dtype), dtype)
+    f.write(slot, total, dtype)
+    f.do(f"{level_next} = add i64 {level}, 1")
+    f.do(f"{bits_next} = lshr i64 {bits}, 1")
+    f.do(f"br label %{look}")
+    f.start(put)
+    f.write(place, f.read(slot, dtype), dtype)
+
+
+def _fold(f: Any, name: str, tree: str, blocks: str, before: str) -> None:
+    """The whole sum: of the levels that the number of blocks has bits for, lowest first."""
+    dtype, slot = f.dtypes[name], f.accumulators[name]
+    f.write(slot, literal(0, dtype), dtype)
+    level, close = _counted(f, "0", str(LEVELS))
+    bit = f.emit(f"trunc i64 {f.emit(f'lshr i64 {blocks}, {level}')} to i1")
+    take, skip = f.fresh_label("take"), f.fresh_label("skip")
+    f.do(f"br i1 {bit}, label %{take}, label %{skip}")
+    f.start(take)
+    place = f.emit(f"getelementptr {memory_type(dtype)}, ptr {tree}, i64 {level}")
+    f.write(slot, f.combined("add", f.read(place, dtype), f.read(slot, dtype), dtype), dtype)
+    f.do(f"br label %{skip}")
+    f.start(skip)
+    close()
+    f.write(slot, f.combined("add", before, f.read(slot, dtype), dtype), dtype)
+
+
+# ---------------------------------------------------------------------------- small loops
+
+
+def _counted(f: Any, begin: str, end: str) -> tuple[str, Any]:
+    """Begin `for i in range(begin, end)`, which has iterations; the second result ends it."""
+    head, done, before = f.fresh_label("count"), f.fresh_label("counted"), f.label
+    variable = f"%i.{head}"
+    f.do(f"br label %{head}")
+    f.start(head)
+    at = len(f.lines)
+    f.lines.append("")
+
+    def close() -> None:
+        following = f.emit(f"add nuw nsw i64 {variable}, 1")
+        phi = f"phi i64 [ {begin}, %{before} ], [ {following}, %{f.label} ]"
+        f.lines[at] = f"  {variable} = {phi}"
+        more = f.emit(f"icmp ult i64 {following}, {end}")
+        f.do(f"br i1 {more}, label %{head}, label %{done}")
+        f.start(done)
+
+    return variable, close
+
+
+def _doubling(f: Any, limit: str) -> tuple[str, Any]:
+    """Begin `width = 1; while width < limit: ...; width *= 2`."""
+    head, inside, done = (f.fresh_label(x) for x in ("width", "wide", "widest"))
+    before, width = f.label, f"%width.{head}"
+    f.do(f"br label %{head}")
+    f.start(head)
+    at = len(f.lines)
+    f.lines.append("")
+    more = f.emit(f"icmp ult i64 {width}, {limit}")
+    f.do(f"br i1 {more}, label %{inside}, label %{done}")
+    f.start(inside)
+
+    def close() -> None:
+        twice = f.emit(f"shl i64 {width}, 1")
+        f.lines[at] = f"  {width} = phi i64 [ 1, %{before} ], [ {twice}, %{f.label} ]"
+        f.do(f"br label %{head}")
+        f.start(done)
+
+    return width, close
+
+
+def _counted_by(f: Any, width: str, limit: str) -> tuple[str, Any]:
+    """Begin `i = 0; while i + width < limit: ...; i += 2 * width`."""
+    head, inside, done = (f.fresh_label(x) for x in ("pair", "pairs", "paired"))
+    before, variable = f.label, f"%i.{head}"
+    f.do(f"br label %{head}")
+    f.start(head)
+    at = len(f.lines)
+    f.lines.append("")
+    more = f.emit(f"icmp ult i64 {f.emit(f'add i64 {variable}, {width}')}, {limit}")
+    f.do(f"br i1 {more}, label %{inside}, label %{done}")
+    f.start(inside)
+
+    def close() -> None:
+        following = f.emit(f"add i64 {variable}, {f.emit(f'shl i64 {width}, 1')}")
+        f.lines[at] = f"  {variable} = phi i64 [ 0, %{before} ], [ {following}, %{f.label} ]"
+        f.do(f"br label %{head}")
+        f.start(done)
+
+    return variable, close
+
+
+def _slot_at(f: Any, base: str, position: str) -> str:
+    return f.emit(f"getelementptr {_SLOT}, ptr {base}, i64 {position}")
+
+
+def _least(f: Any, a: str, b: str) -> str:
+    return f.emit(f"call i64 @llvm.umin.i64(i64 {a}, i64 {b})")
+
+
+def _greatest(f: Any, a: str, b: str) -> str:
+    return f.emit(f"call i64 @llvm.umax.i64(i64 {a}, i64 {b})")
+
+
+def _identity(op: str, dtype: np.dtype) -> str:
+    """What an accumulator of a span begins with, as an operand."""
+    return literal(ir.identity(op, dtype), dtype)
