@@ -20,16 +20,16 @@ class Unavailable(Exception):
 
 
 class Absent:
-    """Stands for a module that a library does not have: any use of it says so."""
+    """Stands for what a library does not have: any use of it says so."""
 
-    def __init__(self, name: str):
-        self._name = name
-
-    def __getattr__(self, attribute: str) -> Any:
-        raise Unavailable(f"no {self._name}.{attribute}")
+    def __getattr__(self, name: str) -> Any:
+        raise Unavailable(f"no {name}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise Unavailable(f"no {self._name}")
+        raise Unavailable("no such transformation")
+
+
+ABSENT: Any = Absent()
 
 
 def _as_it_is(value: Any) -> Any:
@@ -47,14 +47,14 @@ class Library:
     grad: Callable[..., Any]
     value_and_grad: Callable[..., Any]
     jit: Callable[..., Any] = _as_it_is
-    tree_map: Callable[..., Any] = Absent("tree_map")
-    vmap: Callable[..., Any] = Absent("vmap")
-    jvp: Callable[..., Any] = Absent("jvp")
-    jacfwd: Callable[..., Any] = Absent("jacfwd")
-    hessian: Callable[..., Any] = Absent("hessian")
-    add_at: Callable[..., Any] = Absent("add_at")
-    lax: Any = Absent("lax")
-    scipy: Any = Absent("scipy")
+    tree_map: Callable[..., Any] = ABSENT
+    vmap: Callable[..., Any] = ABSENT
+    jvp: Callable[..., Any] = ABSENT
+    jacfwd: Callable[..., Any] = ABSENT
+    hessian: Callable[..., Any] = ABSENT
+    add_at: Callable[..., Any] = ABSENT
+    lax: Any = ABSENT
+    scipy: Any = ABSENT
     asarray: Callable[..., Any] = _as_it_is
     block: Callable[[Any], Any] = _as_it_is
 
@@ -88,11 +88,16 @@ def _autograd(dtype: str) -> Library:
 
 def _numba(dtype: str) -> Library:
     importlib.import_module("numba")
-    return Library(Absent("numba"), Absent("grad"), Absent("value_and_grad"))
+    return Library(ABSENT, ABSENT, ABSENT)
 
 
-def _adapted(module: str, dtype: str) -> Library:
-    return importlib.import_module(module).library(dtype)
+def _torch(dtype: str, *, is_compiled: bool) -> Library:
+    module = importlib.import_module("benchmarks.torch_library")
+    return module.library(dtype, is_compiled=is_compiled)
+
+
+def _pytensor(dtype: str) -> Library:
+    return importlib.import_module("benchmarks.pytensor_library").library(dtype)
 
 
 @dataclass(frozen=True)
@@ -121,13 +126,9 @@ LIBRARIES: dict[str, Entry] = {
     "functrans": Entry("functrans", partial(_functrans, "functrans.numpy"), *_FUNCTRANS),
     "functrans on numpy": Entry("functrans", partial(_functrans, "numpy"), *_FUNCTRANS),
     "jax": Entry("jax", _jax, {}, _JAX_WARM),
-    "torch": Entry("torch", partial(_adapted, "benchmarks.torch_library"), _TORCH, {}),
-    "pytensor": Entry(
-        "pytensor",
-        partial(_adapted, "benchmarks.pytensor_library"),
-        {"PYTENSOR_FLAGS": "base_compiledir={}"},
-        {},
-    ),
+    "torch": Entry("torch", partial(_torch, is_compiled=False), {}, {}),
+    "torch compiled": Entry("torch", partial(_torch, is_compiled=True), _TORCH, {}),
+    "pytensor": Entry("pytensor", _pytensor, {"PYTENSOR_FLAGS": "base_compiledir={}"}, {}),
     "autograd": Entry("autograd", _autograd, {}, {}),
     "numba": Entry("numba", _numba, {}, {}),
 }

@@ -9,7 +9,6 @@ import argparse
 import ctypes
 import gc
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -25,8 +24,9 @@ from benchmarks.workloads.workload import Workload
 
 REPEAT_SECONDS = 5e-3  # long against the clock's resolution, short against other processes' turns
 LEAST_REPEATS = 5
+WARM_UP = "mlp_small"  # before memory is measured: starts threads, loads what a library defers
+MEMORY_CALLS = 5
 STEPS = 5  # of a train step, whose losses are compared
-PAGE = resource.getpagesize()
 
 
 def timed(function: Callable, args: tuple, block: Callable, *, count: int, is_loop: bool) -> float:
@@ -112,25 +112,29 @@ def _settled() -> int:
     return _status("VmRSS")
 
 
-def peak_memory(held: list[Callable], args: tuple, block: Callable) -> dict[str, int]:
-    """Return the peak of resident memory over the inputs, and the size of the outputs.
+def peak_memory(function: Callable, args: tuple, library: Library) -> dict[str, int]:
+    """Return the peak of resident memory in calls over what was there, and the outputs' size.
 
-    `held` has the only reference to the function, and is emptied. What counts against it is also
-    what it holds between calls: compiled code, and buffers kept for the next call. So the peak is
-    compared with what remains without it, if that is less than before.
+    The program is compiled before but has not run (where a library can do that), so buffers that
+    it keeps from its first call for later ones count. Pages of code files read meanwhile do not,
+    nor what malloc kept of results that were deleted.
     """
     if not sys.platform.startswith("linux") or not _reset_peak():
         return {}
-    before = _settled()
-    _reset_peak()
-    for _ in range(3):
-        result = held[0](*args)
-        block(result)
+    if hasattr(function, "lower"):
+        function = function.lower(*args).compile()
+    else:
+        library.block(function(*args))
+    before, files, peaks = _settled(), _status("RssFile"), []
+    for _ in range(MEMORY_CALLS):
+        _settled()
+        _reset_peak()
+        result = function(*args)
+        library.block(result)
         outputs = sum(np.asarray(x).nbytes for x in tree_leaves(result))
         del result
-    peak = _status("VmHWM")
-    held.clear()
-    return {"peak": peak - min(before, _settled()), "outputs": outputs}
+        peaks.append(_status("VmHWM") - before - (_status("RssFile") - files))
+    return {"peak": int(np.median(peaks)), "outputs": outputs}
 
 
 # ---------------------------------------------------------------------------- a measurement
@@ -149,35 +153,49 @@ def arguments(workload: Workload, inputs: Callable, library: Library) -> tuple:
     return tree_map(library.asarray, args)
 
 
+def build(library_name: str, workload: Workload, library: Library) -> Callable:
+    """Return the function that is measured."""
+    if library_name != "numba":
+        return workload.program(library)
+    assert workload.by_hand is not None
+    return workload.by_hand()
+
+
+def measure_memory(library_name: str, workload_name: str) -> dict[str, Any]:
+    """Return the record of memory, in a process that has run a small program."""
+    workload = WORKLOADS[workload_name]
+    library = LIBRARIES[library_name].load(workload.dtype)
+    if library_name in WORKLOADS[WARM_UP].libraries:
+        small = WORKLOADS[WARM_UP]
+        library.block(small.program(library)(*arguments(small, small.inputs, library)))
+    args = arguments(workload, workload.inputs, library)
+    return peak_memory(build(library_name, workload, library), args, library)
+
+
 def measure(library_name: str, workload_name: str, seconds: float | None) -> dict[str, Any]:
-    """Return the record of a workload; without `seconds`, of its first call only."""
+    """Return the record of times; without `seconds`, of the first call only."""
     workload = WORKLOADS[workload_name]
     start = time.perf_counter()
     library = LIBRARIES[library_name].load(workload.dtype)
     record: dict[str, Any] = {"import": time.perf_counter() - start}
     args = arguments(workload, workload.inputs, library)
     start = time.perf_counter()
-    if library_name == "numba":
-        assert workload.by_hand is not None
-        function = workload.by_hand()
-    else:
-        function = workload.program(library)
-    record["first"] = time.perf_counter() - start + first_call(function, args, library.block)
-    record["ready"] = time.time()
+    function = build(library_name, workload, library)
+    library.block(function(*args))
+    record |= {"first": time.perf_counter() - start, "ready": time.time()}
     if seconds is None:
         return record
     if workload.other_inputs is not None:
         other = arguments(workload, workload.other_inputs, library)
-        record["second"] = first_call(function, other, library.block)
+        start = time.perf_counter()
+        library.block(function(*other))
+        record["second"] = time.perf_counter() - start
     record["answers"] = answers(function, args, is_loop=workload.is_loop)
 
     def run(count: int) -> float:
         return timed(function, args, library.block, count=count, is_loop=workload.is_loop)
 
-    record |= steady(run, seconds)
-    held = [function]
-    del function, run
-    return record | peak_memory(held, args, library.block)
+    return record | steady(run, seconds)
 
 
 def is_unavailable(error: Exception) -> bool:
@@ -193,10 +211,14 @@ def main() -> None:
     parser.add_argument("library", choices=list(LIBRARIES))
     parser.add_argument("workloads", nargs="+", choices=list(WORKLOADS), metavar="workload")
     parser.add_argument("--seconds", type=float, help="of repeats; without: only the first call")
+    parser.add_argument("--memory", action="store_true", help="the peak of memory, and no times")
     options = parser.parse_args()
     for name in options.workloads:
         try:
-            record = measure(options.library, name, options.seconds)
+            if options.memory:
+                record = measure_memory(options.library, name)
+            else:
+                record = measure(options.library, name, options.seconds)
         except Exception as error:
             if not is_unavailable(error):
                 error.add_note(f"in the workload {name} with {options.library}")

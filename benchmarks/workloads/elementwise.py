@@ -35,10 +35,11 @@ def chain_gradient_by_hand():
     @numba.njit(parallel=True, fastmath=True, error_model="numpy")
     def gradient(x):
         result = np.empty_like(x)
+        one, two = x.dtype.type(1), x.dtype.type(2)  # an int64 would make all float64
         for i in numba.prange(x.size):
             a = x[i]
             t, e = math.tanh(a), math.exp(-a * a)
-            result[i] = (1 - t * t) * e + 2 * a * (1 / (1 + a * a) - t * e)
+            result[i] = (one - t * t) * e + two * a * (one / (one + a * a) - t * e)
         return result
 
     return gradient
@@ -98,9 +99,7 @@ def logsumexp_forward(library: Library):
 def logsumexp_gradient(library: Library):
     """Return the gradient of the sum of the rows' logsumexp."""
     np_ = library.np_
-    return library.jit(
-        library.grad(lambda x: np_.sum(library.scipy.special.logsumexp(x, axis=1)))
-    )
+    return library.jit(library.grad(lambda x: np_.sum(library.scipy.special.logsumexp(x, axis=1))))
 
 
 def _layernorm_inputs(n: int, m: int) -> Callable[..., tuple]:
@@ -125,9 +124,7 @@ _ROWS = {
 def _of_rows() -> dict[str, Workload]:
     workloads = {}
     for name, (title, inputs, program) in _ROWS.items():
-        small = Workload(
-            f"{title}, 32x64", inputs(32, 64), program, other_inputs=inputs(48, 64)
-        )
+        small = Workload(f"{title}, 32x64", inputs(32, 64), program, other_inputs=inputs(48, 64))
         large = Workload(f"{title}, 1024x1024", inputs(1024, 1024), program, "large")
         workloads[f"{name}_small"] = small
         workloads[f"{name}_large"] = large

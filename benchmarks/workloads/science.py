@@ -96,17 +96,18 @@ def logistic_step_by_hand():
     @numba.njit(fastmath=True, error_model="numpy")
     def step(w, x, y):
         n, d = x.shape
+        one, rate = x.dtype.type(1), x.dtype.type(0.05 / n)
         total, grad = 0.0, np.zeros_like(w)
         for i in range(n):
-            margin = w[0] * 0
+            margin = x.dtype.type(0)
             for j in range(d):
                 margin += x[i, j] * w[j]
             e = math.exp(-y[i] * margin)
             total += math.log1p(e)
-            slope = -y[i] * e / (1 + e)
+            slope = -y[i] * e / (one + e)
             for j in range(d):
                 grad[j] += slope * x[i, j]
-        return total / n, w - np.float32(0.05) / n * grad
+        return total / n, w - rate * grad
 
     return step
 

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.libraries import Library
 
 Program = Callable[..., Any]
-COMPILED = ("functrans", "jax", "torch", "pytensor")
+COMPILED = ("functrans", "jax", "torch", "torch compiled", "pytensor")
 
 
 @dataclass(frozen=True)
