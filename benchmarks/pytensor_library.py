@@ -78,6 +78,11 @@ def value_and_grad(function: Any) -> Any:
     return transformed
 
 
+def _jvp(function: Any, primals: Any, tangents: Any) -> Any:
+    value = function(*primals)
+    return value, pytensor.gradient.Rop(value, list(primals), list(tangents))
+
+
 def library(dtype: str) -> Library:
     """Return the library for one dtype."""
     pytensor.config.floatX = dtype
@@ -92,10 +97,7 @@ def library(dtype: str) -> Library:
         jit=jit,
         tree_map=tree_map,
         vmap=ABSENT,
-        jvp=lambda f, primals, tangents: (
-            None,
-            pytensor.gradient.Rop(f(*primals), list(primals), list(tangents)),
-        ),  # fmt: skip
+        jvp=_jvp,
         hessian=lambda f: lambda x: pytensor.gradient.hessian(f(x), x),
         add_at=lambda x, i, v: pt.inc_subtensor(x[i], v),
         scipy=SimpleNamespace(

@@ -12,6 +12,8 @@ from benchmarks.libraries import Library
 from benchmarks.workloads.elementwise import cross_entropy, layernorm, one_hot
 from benchmarks.workloads.workload import Workload
 
+FEATURES, HEADS = 64, 4  # of the transformer block
+
 
 def dense_params(rng: np.random.Generator, sizes) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return weights and biases of a fully connected network."""
@@ -132,21 +134,20 @@ def gelu(np_: Any, x: Any) -> Any:
     return 0.5 * x * (1 + np_.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
-def attention(np_: Any, params: Any, x: Any, mask: Any, heads: int) -> Any:
+def attention(np_: Any, params: Any, x: Any, mask: Any) -> Any:
     """Return multi-head self-attention of x: (batch, time, features)."""
-    batch, time, features = x.shape
-    shape = (batch, time, heads, features // heads)
-    q, k, v = (np_.reshape(x @ params[name], shape) for name in ("q", "k", "v"))
-    scores = np_.einsum("bthd,bshd->bhts", q, k) / math.sqrt(features // heads) + mask
+    batch, time, width = x.shape[0], x.shape[1], FEATURES // HEADS
+    q, k, v = (np_.reshape(x @ params[name], (batch, time, HEADS, width)) for name in "qkv")
+    scores = np_.einsum("bthd,bshd->bhts", q, k) / math.sqrt(width) + mask
     weights = np_.exp(scores - np_.max(scores, axis=-1, keepdims=True))
     weights = weights / np_.sum(weights, axis=-1, keepdims=True)
     mixed = np_.einsum("bhts,bshd->bthd", weights, v)
-    return np_.reshape(mixed, (batch, time, features)) @ params["out"]
+    return np_.reshape(mixed, (batch, time, FEATURES)) @ params["out"]
 
 
-def block(np_: Any, params: Any, x: Any, mask: Any, heads: int = 4) -> Any:
+def block(np_: Any, params: Any, x: Any, mask: Any) -> Any:
     """Return a transformer block of x, with normalization in front of its two halves."""
-    x = x + attention(np_, params, layernorm(np_, x, *params["norm1"]), mask, heads)
+    x = x + attention(np_, params, layernorm(np_, x, *params["norm1"]), mask)
     hidden = gelu(np_, layernorm(np_, x, *params["norm2"]) @ params["up"])
     return x + hidden @ params["down"]
 
@@ -162,15 +163,15 @@ def transformer_loss(library: Library):
     return lambda params, x, mask: np_.mean(block(np_, params, x, mask) ** 2)
 
 
-def _sequences(rng, batch: int = 4, time: int = 64, features: int = 64):
-    shapes = {name: (features, features) for name in ("q", "k", "v", "out")}
-    shapes |= {"up": (features, 4 * features), "down": (4 * features, features)}
+def _sequences(rng, batch: int = 4, time: int = 64):
+    shapes = {name: (FEATURES, FEATURES) for name in ("q", "k", "v", "out")}
+    shapes |= {"up": (FEATURES, 4 * FEATURES), "down": (4 * FEATURES, FEATURES)}
     params: dict[str, Any] = {
         name: rng.normal(0, 1 / math.sqrt(shape[0]), size=shape) for name, shape in shapes.items()
     }
-    params |= {name: (np.ones(features), np.zeros(features)) for name in ("norm1", "norm2")}
+    params |= {name: (np.ones(FEATURES), np.zeros(FEATURES)) for name in ("norm1", "norm2")}
     mask = np.where(np.tril(np.ones((time, time), bool)), 0.0, -1e9)
-    return params, rng.normal(size=(batch, time, features)), mask
+    return params, rng.normal(size=(batch, time, FEATURES)), mask
 
 
 _SMALL, _DEEP, _LARGE = (16, 32, 32, 1), (8,) * 21, (784, 512, 10)

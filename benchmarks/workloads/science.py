@@ -23,15 +23,16 @@ def log_marginal_likelihood(library: Library):
     np_ = library.np_
 
     def value(hyper, x, y):
+        n = y.shape[0]
         length, amplitude, noise = (np_.exp(hyper[i]) for i in range(3))
         scaled = x / length
         squares = np_.sum(scaled * scaled, axis=1)
         distances = squares[:, None] + squares[None, :] - 2 * (scaled @ scaled.T)
-        covariance = amplitude * np_.exp(-0.5 * distances) + noise * np_.eye(len(y), dtype=y.dtype)
+        covariance = amplitude * np_.exp(-0.5 * distances) + noise * np_.eye(n, dtype=y.dtype)
         factor = np_.linalg.cholesky(covariance)
         z = library.scipy.linalg.solve_triangular(factor, y, lower=True)
         log_determinant = 2 * np_.sum(np_.log(np_.diagonal(factor)))
-        return -0.5 * (np_.sum(z * z) + log_determinant + len(y) * math.log(2 * math.pi))
+        return -0.5 * (np_.sum(z * z) + log_determinant + n * math.log(2 * math.pi))
 
     return library.jit(library.value_and_grad(value))
 
