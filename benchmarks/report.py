@@ -265,6 +265,21 @@ def _worst(results: dict[str, Any], rival: str) -> list[str]:
     return [*lines, ""]
 
 
+def _second_shapes(results: dict[str, Any]) -> list[str]:
+    """Return how long the first call at a second shape takes, as a part of the first call."""
+    lines = []
+    for library in (OURS, "jax"):
+        parts = {
+            name: quantities(found[library]).get("second")
+            for name, found in results["workloads"].items()
+            if library in found
+        }
+        shown = ", ".join(f"{name} {part:.0%}" for name, part in parts.items() if part is not None)
+        if shown:
+            lines.append(f"- {library}: {shown}")
+    return ["### First call at a second shape, of the first call", "", *lines, ""]
+
+
 def markdown(results: dict[str, Any]) -> str:
     """Return all tables."""
     facts = ", ".join(f"{name} {value}" for name, value in results["about"].items())
@@ -273,6 +288,7 @@ def markdown(results: dict[str, Any]) -> str:
         lines += _ratio_table(results, rival)
     if "jax" in _rivals(results):
         lines += _worst(results, "jax")
+    lines += _second_shapes(results)
     return "\n".join([*lines, *_time_table(results), *_import_table(results)])
 
 
