@@ -1,0 +1,14 @@
+"""The programs that are timed, each written once for every library; a file per family."""
+
+from __future__ import annotations
+
+from benchmarks.workloads import arrays, calls, derivatives, elementwise, networks, science
+
+WORKLOADS = {
+    **calls.WORKLOADS,
+    **elementwise.WORKLOADS,
+    **networks.WORKLOADS,
+    **derivatives.WORKLOADS,
+    **science.WORKLOADS,
+    **arrays.WORKLOADS,
+}
