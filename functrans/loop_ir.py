@@ -176,7 +176,8 @@ class CheckIndex:
 class Loop:
     """`for var in range(extent): body`. `kind` "reduce" says that only accumulators carry over.
 
-    "map" says iterations are independent (no two store to one place); "serial" promises nothing.
+    "map" says iterations are independent (no two store to one place); "sums" that accumulators and
+    what `StoreReduce` adds up carry over, which nothing else reads; "serial" promises nothing.
     """
 
     var: str

@@ -82,6 +82,7 @@ class KernelText(FunctionBody):
         self.accumulators: dict[str, str] = {}  # accumulator -> its stack slot
         self.checks = {code: i for i, code in enumerate(kernel.checks)}
         self.products = _products_of_sums(kernel.body)
+        self.pointers = {p.name: f"%{p.name}" for p in kernel.params}
         self.slots: list[str] = []  # stack memory, allocated once at the beginning
         self.depth = 0
 
@@ -158,7 +159,7 @@ class KernelText(FunctionBody):
         param = self.params[buffer]
         flat = self.affine(index[0] if len(index) == 1 else _flat(index, param.shape))
         t = memory_type(param.dtype)
-        return self.emit(f"getelementptr inbounds {t}, ptr %{buffer}, i64 {flat}")
+        return self.emit(f"getelementptr inbounds {t}, ptr {self.pointers[buffer]}, i64 {flat}")
 
     def read(self, pointer: str, dtype: np.dtype) -> str:
         """The value in memory."""

@@ -68,7 +68,7 @@ def _kind(scope: Scope, body: tuple[Stmt, ...]) -> str:
         return "serial"
     own = set()
     changed = set()
-    kind = "map"
+    summed = set()
     for s in walk(body):
         if isinstance(s, Init):
             own.add(s.name)
@@ -77,8 +77,10 @@ def _kind(scope: Scope, body: tuple[Stmt, ...]) -> str:
         elif isinstance(s, ArgUpdate):
             changed |= {s.name, s.position}
         elif isinstance(s, StoreReduce) and scope.var not in dict(s.index[0].terms):
-            return "serial"
-    return "reduce" if changed - own else kind
+            summed.add(s.buffer)
+    if any(isinstance(s, Load | Store) and s.buffer in summed for s in walk(body)):
+        return "serial"
+    return "sums" if summed else "reduce" if changed - own else "map"
 
 
 def _merged(outer: Loop, inner: Loop) -> Loop | None:

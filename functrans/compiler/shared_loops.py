@@ -9,7 +9,8 @@ Long sums of floats are sums of blocks of `BLOCK`, added up as a binary tree, so
 error grows with the logarithm of the length, as in NumPy's pairwise summation (Higham, "The
 accuracy of floating point summation", SIAM J. Sci. Comput. 14(4), 1993). A shared loop with sums
 is cut into spans of fixed length, each with sums of its own, which are then added up as a tree,
-too: which thread takes a span makes no difference to the result.
+too: which thread takes a span makes no difference to the result. Sums in memory, over the rows of
+a matrix, say, are such sums: each span has rows of its own to add to.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ BLOCK = 1024  # elements that are summed in the lanes of vectors, 16 or so each
 LEVELS = 48  # of the tree: more than the logarithm of any number of blocks
 SPAN = 64 * BLOCK  # iterations of an innermost loop with sums of their own
 SPAN_OF_ROWS = 64  # the same where an iteration has loops inside
+SPANS = 16  # of a loop with sums in memory, each of which costs memory
 # Statements from which sharing pays: about 20 us of work, against 1 us to share it.
 ENOUGH = 1 << 17
 PIECE = 1 << 15  # and the least of them that a piece is cut to
@@ -45,10 +47,13 @@ _CHEAP = frozenset(
 
 def is_shareable(loop: ir.Loop) -> bool:
     """Whether a loop may be large, and its iterations may run in any order."""
-    if loop.kind not in ("map", "reduce") or not _may_be_large(loop):
+    if loop.kind not in ("map", "reduce", "sums") or not _may_be_large(loop):
         return False
     refused = ir.CheckIndex | ir.ArgUpdate
-    return not any(isinstance(s, refused) for s in ir.walk(loop.body))
+    if any(isinstance(s, refused) for s in ir.walk(loop.body)):
+        return False
+    loops = _extents(loop)
+    return all(_is_countable(s.index[0], loops) for s in _summed(loop))
 
 
 def is_long_sum(loop: ir.Loop) -> bool:
@@ -72,6 +77,21 @@ def _updated(loop: ir.Loop) -> dict[str, str]:
     own = {s.name for s in ir.walk(loop.body) if isinstance(s, ir.Init)}
     updates = (s for s in ir.walk(loop.body) if isinstance(s, ir.Update))
     return {s.name: s.op for s in updates if s.name not in own}
+
+
+def _summed(loop: ir.Loop) -> list[ir.StoreReduce]:
+    """The sums in memory that all iterations of a loop add to."""
+    stores = (s for s in ir.walk(loop.body) if isinstance(s, ir.StoreReduce))
+    return [s for s in stores if loop.var not in dict(s.index[0].terms)]
+
+
+def _extents(loop: ir.Loop) -> dict[str, ir.Extent]:
+    return {s.var: s.extent for s in ir.walk((loop,)) if isinstance(s, ir.Loop)}
+
+
+def _is_countable(index: ir.Affine, loops: dict[str, ir.Extent]) -> bool:
+    """Whether an index grows with loop variables alone, so that its last value is known."""
+    return all(name in loops and (isinstance(c, str) or c > 0) for name, c in index.terms)
 
 
 # ---------------------------------------------------------------------------- names
@@ -119,13 +139,13 @@ class _Shared:
     def __init__(self, f: Any, loop: ir.Loop):
         self.f, self.loop = f, loop
         self.updated = _updated(loop)
+        self.summed = {s.buffer: s for s in _summed(loop)}
+        self.has_spans = bool(self.updated or self.summed)
         self.captured = _captured(f, loop, self.updated)
         self.arguments = self._arguments()
         self.name = f"{f.name}.shared{f.count}"
         self.text = type(f)(f.kernel, self.name)
         self.text.depth = 1
-        is_innermost = not any(isinstance(s, ir.Loop) for s in loop.body)
-        self.span = SPAN if is_innermost else SPAN_OF_ROWS
 
     def _arguments(self) -> list[tuple[str, str]]:
         """The type and the value of what is passed along."""
@@ -146,12 +166,14 @@ class _Shared:
             dtype = self.f.dtypes[name]
             g.define(name, f"%{name}.captured", dtype)
             params.append(f"{llvm_type(dtype)} %{name}.captured")
+        for buffer in self.summed:
+            params += [f"ptr noalias %{buffer}.spans", f"i64 %{buffer}.size"]
         g.declare(self.loop.body)
-        if self.updated:
+        if self.has_spans:
             self._spans(g)
         else:
             g.over(self.loop, "%begin", "%end")
-        params += ["ptr noalias %partials", "i64 %begin", "i64 %end"]
+        params += ["ptr noalias %partials", "i64 %span", "i64 %begin", "i64 %end"]
         return g.text(params, "void", "ret void")
 
     def _spans(self, g: Any) -> None:
@@ -162,8 +184,10 @@ class _Shared:
         span, close = _counted(g, "%begin", "%end")
         for name, op in self.updated.items():
             g.write(g.accumulators[name], _identity(op, g.dtypes[name]), g.dtypes[name])
-        low = g.emit(f"mul nuw nsw i64 {span}, {self.span}")
-        high = _least(g, g.emit(f"add nuw nsw i64 {low}, {self.span}"), g.extent(self.loop.extent))
+        for store in self.summed.values():
+            self._fill(g, span, store)
+        low = g.emit(f"mul nuw nsw i64 {span}, %span")
+        high = _least(g, g.emit(f"add nuw nsw i64 {low}, %span"), g.extent(self.loop.extent))
         if is_long_sum(self.loop):
             emit_sum(g, self.loop, low, high)
         else:
@@ -174,13 +198,24 @@ class _Shared:
             g.write(place, g.read(g.accumulators[name], g.dtypes[name]), g.dtypes[name])
         close()
 
+    def _fill(self, g: Any, span: str, store: ir.StoreReduce) -> None:
+        """Sums in memory of a span: in memory of its own, nothing as yet."""
+        buffer, dtype = store.buffer, g.params[store.buffer].dtype
+        t, size = memory_type(dtype), f"%{store.buffer}.size"
+        offset = g.emit(f"mul nuw nsw i64 {span}, {size}")
+        own = g.emit(f"getelementptr {t}, ptr %{buffer}.spans, i64 {offset}")
+        g.pointers[buffer] = own
+        i, close = _counted(g, "0", size)
+        g.write(g.emit(f"getelementptr {t}, ptr {own}, i64 {i}"), _identity(store.op, dtype), dtype)
+        close()
+
     # ------------------------------------------------------------------ the piece
 
     def piece(self) -> str:
         """What the pool calls: it takes the arguments out of their slots."""
         g = FunctionBody()
         args = []
-        for i, (t, _) in enumerate([*self.arguments, ("ptr", "")]):
+        for i, t in enumerate(self._types()):
             place = _slot_at(g, "%env", str(i))
             args.append(f"{t} {g.emit(f'load {t}, ptr {place}')}")
         g.do(f"call void @{self.name}({', '.join([*args, 'i64 %begin', 'i64 %end'])})")
@@ -191,30 +226,71 @@ class _Shared:
 
     # ------------------------------------------------------------------ the call
 
+    def _types(self) -> list[str]:
+        """The types of all arguments but the range."""
+        return [*(t for t, _ in self.arguments), *["ptr", "i64"] * len(self.summed), "ptr", "i64"]
+
     def call(self) -> None:
         """Run all of the loop, shared where there is enough to do; then add up the partial sums."""
-        f, loop = self.f, self.loop
-        extent = f.extent(loop.extent)
-        each = _work(f, loop.body)
-        total = f.emit(f"mul i64 {extent}, {each}")
-        count, partials = extent, "null"
-        if self.updated:
-            beyond = f.emit(f"add nuw nsw i64 {extent}, {self.span - 1}")
-            count = f.emit(f"udiv i64 {beyond}, {self.span}")
-            places = f.emit(f"mul nuw nsw i64 {count}, {len(self.updated)}")
-            partials = f.emit(f"alloca {_SLOT}, i64 {places}, align 16")
-            each = f.emit(f"mul i64 {each}, {self.span}")
-        arguments = [*self.arguments, ("ptr", partials)]
-        self._choose(arguments, total, each, count)
+        f = self.f
+        extent = f.extent(self.loop.extent)
+        each = _work(f, self.loop.body)
+        enough = f.emit(f"icmp ugt i64 {f.emit(f'mul i64 {extent}, {each}')}, {ENOUGH}")
+        span, count, partials = self._cut(extent, enough)
+        values = [v for _, v in self.arguments]
+        spans = {}
+        for buffer, store in self.summed.items():
+            size = self._size(store.index[0])
+            spans[buffer] = self._memory(buffer, size, count, enough)
+            values += [spans[buffer], size]
+        arguments = list(zip(self._types(), [*values, partials, span], strict=True))
+        if self.has_spans:
+            each = f.emit(f"mul i64 {each}, {span}")
+        self._choose(arguments, enough, each, count)
         for k, (name, op) in enumerate(self.updated.items()):
             self._add_up(name, op, partials, count, k)
+        for buffer, store in self.summed.items():
+            self._add_up_memory(buffer, store, spans[buffer], count, enough)
 
-    def _choose(self, arguments: list[tuple[str, str]], total: str, each: str, count: str) -> None:
+    def _cut(self, extent: str, enough: str) -> tuple[str, str, str]:
+        """The length of a span, how many there are, and memory for their partial results."""
+        f = self.f
+        if not self.has_spans:
+            return "1", extent, "null"
+        if self.summed:
+            part = f.emit(f"udiv i64 {f.emit(f'add i64 {extent}, {SPANS - 1}')}, {SPANS}")
+            span = f.emit(f"select i1 {enough}, i64 {part}, i64 {extent}")
+        else:
+            is_innermost = not any(isinstance(s, ir.Loop) for s in self.loop.body)
+            span = str(SPAN if is_innermost else SPAN_OF_ROWS)
+        beyond = f.emit(f"add nuw nsw i64 {extent}, {f.emit(f'sub i64 {span}, 1')}")
+        count = f.emit(f"udiv i64 {beyond}, {span}")
+        places = f.emit(f"mul nuw nsw i64 {count}, {len(self.updated)}")
+        return span, count, f.emit(f"alloca {_SLOT}, i64 {places}, align 16")
+
+    def _size(self, index: ir.Affine) -> str:
+        """How many elements sums in memory have: one more than the last index."""
+        f, extents = self.f, _extents(self.loop)
+        total = f.emit(f"add i64 {f.extent(index.offset)}, 1")
+        for name, coefficient in index.terms:
+            last = f.emit(f"sub i64 {f.extent(extents[name])}, 1")
+            reach = f.emit(f"mul i64 {last}, {f.extent(coefficient)}")
+            total = f.emit(f"add i64 {total}, {reach}")
+        return total
+
+    def _memory(self, buffer: str, size: str, count: str, enough: str) -> str:
+        """Memory for the sums of all spans; of a single one, the buffer itself."""
+        f = self.f
+        wanted = f.emit(f"mul i64 {size}, {count}")
+        wanted = f.emit(f"select i1 {enough}, i64 {wanted}, i64 0")
+        own = f.emit(f"alloca {memory_type(f.params[buffer].dtype)}, i64 {wanted}, align 64")
+        return f.emit(f"select i1 {enough}, ptr {own}, ptr %{buffer}")
+
+    def _choose(self, arguments: list[tuple[str, str]], enough: str, each: str, count: str) -> None:
         f = self.f
         f.need("@ft.pool = external global i64")
         place = f.emit(f"getelementptr i64, ptr @ft.pool, i64 {threads.SHARE}")
         share = f.emit(f"load ptr, ptr {place}")
-        enough = f.emit(f"icmp ugt i64 {total}, {ENOUGH}")
         ready = f.emit(f"icmp ne ptr {share}, null")
         both = f.emit(f"and i1 {enough}, {ready}")
         many, few, done = (f.fresh_label(x) for x in ("share", "alone", "finished"))
@@ -233,14 +309,35 @@ class _Shared:
         f.start(done)
 
     def _piece_size(self, each: str, count: str) -> str:
-        """How many iterations, or spans, are a piece; of iterations whole vectors."""
+        """How many iterations, or spans, are a piece; of single elements whole vectors."""
         f = self.f
         least = f.emit(f"udiv i64 {PIECE}, {each}")
         part = f.emit(f"udiv i64 {count}, {PIECES}")
         size = f.emit(f"add i64 {_greatest(f, least, part)}, 1")
-        if self.updated or self.span == SPAN_OF_ROWS:
+        if self.has_spans or any(isinstance(s, ir.Loop) for s in self.loop.body):
             return size
         return f.emit(f"and i64 {f.emit(f'add i64 {size}, 63')}, -64")
+
+    def _add_up_memory(
+        self, buffer: str, store: ir.StoreReduce, spans: str, count: str, enough: str
+    ) -> None:
+        """`buffer[i] = op(buffer[i], span[i])` for all spans in order, where there are several."""
+        f, dtype = self.f, self.f.params[buffer].dtype
+        t, size = memory_type(dtype), self._size(store.index[0])
+        several, done = f.fresh_label("several"), f.fresh_label("added")
+        f.do(f"br i1 {enough}, label %{several}, label %{done}")
+        f.start(several)
+        span, close_spans = _counted(f, "0", count)
+        row = f.emit(f"mul i64 {span}, {size}")
+        i, close = _counted(f, "0", size)
+        at = f.emit(f"getelementptr {t}, ptr {spans}, i64 {f.emit(f'add i64 {row}, {i}')}")
+        place = f.emit(f"getelementptr {t}, ptr %{buffer}, i64 {i}")
+        total = f.combined(store.op, f.read(place, dtype), f.read(at, dtype), dtype)
+        f.write(place, total, dtype)
+        close()
+        close_spans()
+        f.do(f"br label %{done}")
+        f.start(done)
 
     def _add_up(self, name: str, op: str, partials: str, count: str, k: int) -> None:
         """Combine partial results as a tree, in place, and the first of them with the sum."""
@@ -329,16 +426,23 @@ def _fold(f: Any, name: str, tree: str, blocks: str, before: str) -> None:
     """The whole sum: of the levels that the number of blocks has bits for, lowest first."""
     dtype, slot = f.dtypes[name], f.accumulators[name]
     f.write(slot, literal(0, dtype), dtype)
-    level, close = _counted(f, "0", str(LEVELS))
-    bit = f.emit(f"trunc i64 {f.emit(f'lshr i64 {blocks}, {level}')} to i1")
-    take, skip = f.fresh_label("take"), f.fresh_label("skip")
-    f.do(f"br i1 {bit}, label %{take}, label %{skip}")
+    head, take, skip, done = (f.fresh_label(x) for x in ("fold", "take", "skip", "folded"))
+    level, up, bits, rest = (f"%{x}.{head}" for x in ("level", "up", "bits", "rest"))
+    start = f.label
+    f.do(f"br label %{head}")
+    f.start(head)
+    f.lines.append(f"  {level} = phi i64 [ 0, %{start} ], [ {up}, %{skip} ]")
+    f.lines.append(f"  {bits} = phi i64 [ {blocks}, %{start} ], [ {rest}, %{skip} ]")
+    f.do(f"br i1 {f.emit(f'trunc i64 {bits} to i1')}, label %{take}, label %{skip}")
     f.start(take)
     place = f.emit(f"getelementptr {memory_type(dtype)}, ptr {tree}, i64 {level}")
     f.write(slot, f.combined("add", f.read(place, dtype), f.read(slot, dtype), dtype), dtype)
     f.do(f"br label %{skip}")
     f.start(skip)
-    close()
+    f.do(f"{up} = add i64 {level}, 1")
+    f.do(f"{rest} = lshr i64 {bits}, 1")
+    f.do(f"br i1 {f.emit(f'icmp ne i64 {rest}, 0')}, label %{head}, label %{done}")
+    f.start(done)
     f.write(slot, f.combined("add", before, f.read(slot, dtype), dtype), dtype)
 
 
