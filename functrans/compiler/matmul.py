@@ -17,7 +17,7 @@ from functrans import loop_ir as ir
 from functrans.compiler import scalar_math
 from functrans.compiler.kernel_numbers import SMALL
 from functrans.compiler.scalar_types import literal, llvm_type, memory_type
-from functrans.runtime import blas
+from functrans.runtime import blas, threads
 from functrans.runtime.codegen import Unit
 
 # m * n * k up to which loops take no longer than a call of BLAS (OpenBLAS 0.3.30, AVX-512): at 32^3
@@ -100,62 +100,171 @@ def _gemm_layout(step: ir.MatMul) -> tuple[tuple[int, int], tuple[int, int], int
     return lhs, rhs, out[1]
 
 
+# Multiplications that a part of a large product has at least, and how many parts there are at most.
+# Parts depend on the sizes alone, so results do not depend on the number of threads.
+PART = 1 << 21
+PARTS = 8
+_NUMBERS = "batch m n k ta tb lda ldb ldc sa sb sc parts am bn a_step b_step c_step".split()
+
+
 def _blas(step: ir.MatMul, layout: Any) -> tuple[Unit, tuple[int, ...]]:
     """A batch of calls of `gemm`: one function for all products of a dtype."""
     (ta, lda), (tb, ldb), ldc = layout
     strides = (step.lhs_strides[0], step.rhs_strides[0], step.out_strides[0])
     order = (1, 0, 2) if step.lhs == "b" else (0, 1, 2)
     kind = _GEMM[step.dtype.str[1:]]
-    symbol, bits = blas.gemm_symbol(kind), blas.integer_bits()
-    unit = Unit(
-        f"batched {symbol} {bits} {order}", lambda name: [_blas_text(step.dtype, name, order)]
+    # A unit found on disk is linked with these, so they are made known here, not in its text.
+    wanted = blas.gemm_symbol(kind), *blas.thread_symbols(), blas.integer_bits()
+    key = f"batched product {wanted} {order}"
+    unit = Unit(key, lambda name: _blas_text(step.dtype, name, order))
+    parts = _parts(step, 1 if ta == 112 else lda, ldb if tb == 112 else 1, ldc)
+    return unit, (*step.sizes, ta, tb, lda, ldb, ldc, *strides, *parts)
+
+
+def _parts(step: ir.MatMul, row: int, column: int, out_row: int) -> tuple[int, ...]:
+    """How a product is cut: the number of parts, the rows or columns of one, steps of pointers.
+
+    The longer side of the result is cut, into multiples of 16 rows or columns.
+    """
+    _, m, n, k = step.sizes
+    count = max(1, min(PARTS, m * n * k // PART))
+    size = -(-max(m, n) // count)
+    size = -(-size // 16) * 16
+    count = -(-max(m, n) // size)
+    if m >= n:
+        return count, size, 0, size * row, 0, size * out_row
+    return count, 0, size, 0, size * column, size
+
+
+def _blas_text(dtype: np.dtype, name: str, order: tuple[int, ...]) -> list[str]:
+    """`f(buffers, numbers, status)`: parts of all products of the batch, shared if there are many.
+
+    OpenBLAS's own threads wait for each other, which takes long where cores are not free; the pool
+    does not wait for a thread that has not come. So OpenBLAS is limited to one while a product is
+    computed; who found it unlimited lifts the limit.
+    """
+    get, limit = blas.thread_symbols()
+    a, b, c = order
+    at = _NUMBERS.index("parts")
+    shared = _SHARED_PRODUCT.format(
+        name=name, a=a, b=b, c=c, share=threads.SHARE, get=get, set=limit, parts=at
     )
-    return unit, (*step.sizes, ta, tb, lda, ldb, ldc, *strides)
+    declared = ["@ft.pool = external global i64", f"declare i32 @{get}()"]
+    declared.append(f"declare void @{limit}(i32)")
+    return [*declared, *_gemm_declared(dtype), _blas_piece(dtype, name), shared]
 
 
-def _blas_text(dtype: np.dtype, name: str, order: tuple[int, ...]) -> str:
+def _gemm_declared(dtype: np.dtype) -> list[str]:
+    t, i = llvm_type(dtype), f"i{blas.integer_bits()}"
+    s = "ptr" if dtype.kind == "c" else t  # how alpha and beta are passed
+    symbol = blas.gemm_symbol(_GEMM[dtype.str[1:]])
+    types = f"i32, i32, i32, {i}, {i}, {i}, {s}, ptr, {i}, ptr, {i}, {s}, ptr, {i}"
+    lines = [f"declare void @{symbol}({types})"]
+    if s == "ptr":
+        for name, value in (("one", 1), ("zero", 0)):
+            number = literal(dtype.type(value), dtype)
+            lines.append(f"@{name}.{dtype.char} = private constant {t} {number}")
+    return lines
+
+
+def _blas_piece(dtype: np.dtype, name: str) -> str:
+    """Tasks `begin <= i < end`: part `i % parts` of product `i // parts`."""
     t, i = llvm_type(dtype), f"i{blas.integer_bits()}"
     symbol = blas.gemm_symbol(_GEMM[dtype.str[1:]])
-    by_address = dtype.kind == "c"
-    s = "ptr" if by_address else t  # how alpha and beta are passed
-    one, zero = literal(dtype.type(1), dtype), literal(dtype.type(0), dtype)
-    constants = ""
-    if by_address:
-        constants = f"""@one.{dtype.char} = private constant {t} {one}
-@zero.{dtype.char} = private constant {t} {zero}
-"""
-        one, zero = f"@one.{dtype.char}", f"@zero.{dtype.char}"
-    names = "batch m n k ta tb lda ldb ldc sa sb sc".split()
-    lines = [f"  %{x} = load i64, ptr %{x}.at" for x in names]
-    lines[:0] = [
-        f"  %{x}.at = getelementptr i64, ptr %numbers, i64 {at}" for at, x in enumerate(names)
-    ]
-    for x in ("m", "n", "k", "lda", "ldb", "ldc"):
-        how = f"trunc i64 %{x} to {i}" if i != "i64" else f"add i64 %{x}, 0"
-        lines.append(f"  %{x}.int = {how}")
-    lines += [f"  %{x}.int = trunc i64 %{x} to i32" for x in ("ta", "tb")]
-    for at, x in zip(order, "abc", strict=True):
-        lines.append(f"  %{x}.at = getelementptr ptr, ptr %buffers, i64 {at}")
-        lines.append(f"  %{x} = load ptr, ptr %{x}.at")
-    types = f"i32, i32, i32, {i}, {i}, {i}, {s}, ptr, {i}, ptr, {i}, {s}, ptr, {i}"
-    return f"""{constants}declare void @{symbol}({types})
-define i32 @{name}(ptr %buffers, ptr %numbers, ptr %status) {{
+    one, zero = (literal(dtype.type(x), dtype) for x in (1, 0))
+    s = t
+    if dtype.kind == "c":
+        s, one, zero = "ptr", f"@one.{dtype.char}", f"@zero.{dtype.char}"
+    reads = []
+    for at, x in enumerate(_NUMBERS):
+        reads.append(f"  %{x}.at = getelementptr i64, ptr %numbers, i64 {at}")
+        reads.append(f"  %{x} = load i64, ptr %{x}.at")
+    for at, x in enumerate("abc", 1):
+        reads.append(f"  %{x}.at = getelementptr ptr, ptr %env, i64 {at}")
+        reads.append(f"  %{x} = load ptr, ptr %{x}.at")
+    reads += [f"  %{x}.int = trunc i64 %{x} to i32" for x in ("ta", "tb")]
+    how = "trunc i64 {} to i32" if i == "i32" else "add i64 {}, 0"
+    reads += [f"  %{x}.int = {how.format('%' + x)}" for x in ("k", "lda", "ldb", "ldc")]
+    here = [f"  %{x}.int = {how.format('%' + x + '.here')}" for x in ("m", "n")]
+    for x in "abc":
+        here.append(f"  %{x}.offset = mul i64 %product, %s{x}")
+        here.append(f"  %{x}.inside = mul i64 %part, %{x}_step")
+        here.append(f"  %{x}.place = add i64 %{x}.offset, %{x}.inside")
+        here.append(f"  %p{x} = getelementptr {t}, ptr %{x}, i64 %{x}.place")
+    return f"""define internal void @{name}.piece(ptr %env, i64 %begin, i64 %end) nounwind {{
 entry:
-{chr(10).join(lines)}
-  br label %loop
-loop:
-  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
-  %oa = mul i64 %i, %sa
-  %ob = mul i64 %i, %sb
-  %oc = mul i64 %i, %sc
-  %pa = getelementptr {t}, ptr %a, i64 %oa
-  %pb = getelementptr {t}, ptr %b, i64 %ob
-  %pc = getelementptr {t}, ptr %c, i64 %oc
+  %numbers = load ptr, ptr %env
+{chr(10).join(reads)}
+  br label %task
+task:
+  %i = phi i64 [ %begin, %entry ], [ %next, %task ]
+  %product = udiv i64 %i, %parts
+  %part = urem i64 %i, %parts
+  %rows.before = mul i64 %part, %am
+  %rows.left = sub i64 %m, %rows.before
+  %cut.rows = icmp ne i64 %am, 0
+  %rows.most = select i1 %cut.rows, i64 %am, i64 %m
+  %m.here = call i64 @llvm.umin.i64(i64 %rows.most, i64 %rows.left)
+  %columns.before = mul i64 %part, %bn
+  %columns.left = sub i64 %n, %columns.before
+  %cut.columns = icmp ne i64 %bn, 0
+  %columns.most = select i1 %cut.columns, i64 %bn, i64 %n
+  %n.here = call i64 @llvm.umin.i64(i64 %columns.most, i64 %columns.left)
+{chr(10).join(here)}
   call void @{symbol}(i32 101, i32 %ta.int, i32 %tb.int, {i} %m.int, {i} %n.int, {i} %k.int,
     {s} {one}, ptr %pa, {i} %lda.int, ptr %pb, {i} %ldb.int, {s} {zero}, ptr %pc, {i} %ldc.int)
   %next = add i64 %i, 1
-  %more = icmp ult i64 %next, %batch
-  br i1 %more, label %loop, label %done
+  %more = icmp ult i64 %next, %end
+  br i1 %more, label %task, label %done
+done:
+  ret void
+}}"""
+
+
+_SHARED_PRODUCT = """define i32 @{name}(ptr %buffers, ptr %numbers, ptr %status) nounwind {{
+entry:
+  %env = alloca [4 x ptr]
+  store ptr %numbers, ptr %env
+  %a.from = getelementptr ptr, ptr %buffers, i64 {a}
+  %a = load ptr, ptr %a.from
+  %a.to = getelementptr ptr, ptr %env, i64 1
+  store ptr %a, ptr %a.to
+  %b.from = getelementptr ptr, ptr %buffers, i64 {b}
+  %b = load ptr, ptr %b.from
+  %b.to = getelementptr ptr, ptr %env, i64 2
+  store ptr %b, ptr %b.to
+  %c.from = getelementptr ptr, ptr %buffers, i64 {c}
+  %c = load ptr, ptr %c.from
+  %c.to = getelementptr ptr, ptr %env, i64 3
+  store ptr %c, ptr %c.to
+  %batch = load i64, ptr %numbers
+  %parts.at = getelementptr i64, ptr %numbers, i64 {parts}
+  %parts = load i64, ptr %parts.at
+  %tasks = mul i64 %batch, %parts
+  %before = call i32 @{get}()
+  %unlimited = icmp sgt i32 %before, 1
+  br i1 %unlimited, label %limit, label %run
+limit:
+  call void @{set}(i32 1)
+  br label %run
+run:
+  %share.at = getelementptr i64, ptr @ft.pool, i64 {share}
+  %share = load ptr, ptr %share.at
+  %ready = icmp ne ptr %share, null
+  %several = icmp ugt i64 %parts, 1
+  %shared = and i1 %ready, %several
+  br i1 %shared, label %together, label %alone
+together:
+  call void %share(ptr @{name}.piece, ptr %env, i64 %tasks, i64 1)
+  br label %finish
+alone:
+  call void @{name}.piece(ptr %env, i64 0, i64 %tasks)
+  br label %finish
+finish:
+  br i1 %unlimited, label %lift, label %done
+lift:
+  call void @{set}(i32 %before)
+  br label %done
 done:
   ret i32 0
 }}"""

@@ -48,17 +48,42 @@ def gemm_symbol(kind: str) -> str:
 
 def limit_threads(n: int) -> int | None:
     """Let OpenBLAS use at most `n` threads; returns what was allowed, None if that is unknown."""
+    found = _thread_functions()
+    if found is None:
+        return None
+    get, limit = found
+    before = get()
+    limit(ctypes.c_int(n))
+    return before
+
+
+@functools.cache
+def thread_symbols() -> tuple[str, str]:
+    """Names under which units ask for the number of OpenBLAS's threads, and change it."""
+    found = _thread_functions()
+    if found is None:
+        codegen.provide("blas_get_threads", _GET_ONE)
+        codegen.provide("blas_set_threads", _SET_NOTHING)
+    else:
+        codegen.use_symbol("ft_blas_get_threads", symbols.address(found[0]))
+        codegen.use_symbol("ft_blas_set_threads", symbols.address(found[1]))
+    return "ft_blas_get_threads", "ft_blas_set_threads"
+
+
+_GET_ONE = "define i32 @ft_entry_blas_get_threads() {\n  ret i32 1\n}"
+_SET_NOTHING = "define void @ft_entry_blas_set_threads(i32 %n) {\n  ret void\n}"
+
+
+@functools.cache
+def _thread_functions() -> tuple[Any, Any] | None:
     found = _c_interface()
     if found is None:
         return None
     library, prefix, suffix, _ = found
     stem = prefix.removesuffix("cblas_") + "openblas"
     get = getattr(library, f"{stem}_get_num_threads{suffix}", None)
-    if get is None:
-        return None
-    before = get()
-    getattr(library, f"{stem}_set_num_threads{suffix}")(ctypes.c_int(n))
-    return before
+    limit = getattr(library, f"{stem}_set_num_threads{suffix}", None)
+    return None if get is None or limit is None else (get, limit)
 
 
 def _libraries() -> list[Path]:
