@@ -236,6 +236,8 @@ class MatMul:
     Every operand is a 3-d strided view of its buffer, given in elements: `*_strides[i]` belongs to
     the axes (b, m, k), (b, k, n), (b, m, n), with an offset. A batch stride of 0 is allowed on the
     operands. `sizes` = (b, m, n, k). k = 0 gives zeros. `out` never overlaps the operands.
+
+    All this may be done several times: `outer` is how often, and how far lhs, rhs and out move on.
     """
 
     out: str
@@ -246,6 +248,7 @@ class MatMul:
     rhs_strides: tuple[int, int, int]
     out_strides: tuple[int, int, int]
     dtype: np.dtype
+    outer: tuple[int, int, int, int] = (1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

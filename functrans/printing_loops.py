@@ -297,10 +297,19 @@ def _reshaped(source: str, out: str, shapes: dict[str, tuple[int, ...]]) -> str:
 
 def _matmul(step: loop_ir.MatMul, shapes: dict[str, tuple[int, ...]]) -> str:
     b, m, n, k = step.sizes
-    lhs = _view(step.lhs, shapes[step.lhs], (b, m, k), step.lhs_strides)
-    rhs = _view(step.rhs, shapes[step.rhs], (b, k, n), step.rhs_strides)
-    out = _view(step.out, shapes[step.out], (b, m, n), step.out_strides)
-    return f"{out}[...] = {lhs} @ {rhs}"
+    operands = [
+        (step.out, (b, m, n), step.out_strides, step.outer[3]),
+        (step.lhs, (b, m, k), step.lhs_strides, step.outer[1]),
+        (step.rhs, (b, k, n), step.rhs_strides, step.outer[2]),
+    ]
+    if step.outer[0] == 1:
+        views = [_view(x, shapes[x], size, strides) for x, size, strides, _ in operands]
+    else:
+        views = [
+            f"view({x}, {(step.outer[0], *size)}, {(outer, *strides)})"
+            for x, size, strides, outer in operands
+        ]
+    return f"{views[0]}[...] = {views[1]} @ {views[2]}"
 
 
 def _view(

@@ -135,16 +135,10 @@ class Assembly:
         )
 
     def _matmul(self, node: nodes.Dot) -> MatMul:
-        _, m, n, _ = node.sizes
+        lhs, rhs, out = node.strides
+        operands = self.storage(base_of(node.lhs)), self.storage(base_of(node.rhs))
         return MatMul(
-            self.storage(node),
-            self.storage(base_of(node.lhs)),
-            self.storage(base_of(node.rhs)),
-            node.sizes,
-            node.lhs_strides,
-            node.rhs_strides,
-            (m * n, n, 1),
-            node.dtype,
+            self.storage(node), *operands, node.sizes, lhs, rhs, out, node.dtype, node.outer
         )
 
     def program(self, name: str, copies: Sequence[tuple[int, Node]]) -> Program:

@@ -9,14 +9,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from functrans.compiler import nodes
-from functrans.compiler.affine import ZERO, IndexMap, Shape, flat
-from functrans.compiler.nodes import Node, symbolic_index
+from functrans.compiler.affine import ZERO, Index, IndexMap, Shape
+from functrans.compiler.nodes import Node
 from functrans.compiler.scalar_math import is_native
 from functrans.ir import ClosedJaxpr, JaxprEqn, Literal, Var
 from functrans.loop_ir import Failure
@@ -42,6 +43,7 @@ class NodeBuilder:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.source: Source | None = None
+        self.single_use: set[Node] = set()  # results of equations that one other equation reads
 
     def add(self, node: Node) -> Any:
         """Enter a node into the program."""
@@ -82,6 +84,29 @@ class NodeBuilder:
     def view(self, x: Node, shape: Shape, index_map: IndexMap) -> Node:
         """The elements of `x` at mapped indices: costs nothing."""
         return self.add(nodes.View(shape, x.dtype, x, index_map))
+
+    def broadcast(self, x: Node, shape: Shape, dimensions: Shape) -> Node:
+        """`x` repeated: its axis i becomes axis `dimensions[i]` of the result."""
+        axes = tuple(-1 if n == 1 else axis for n, axis in zip(x.shape, dimensions, strict=True))
+
+        def index_map(index: Index) -> Index:
+            return tuple(ZERO if axis < 0 else index[axis] for axis in axes)
+
+        return self.view(x, tuple(shape), index_map)
+
+    def permute(self, x: Node, permutation: Shape) -> Node:
+        """`x` with its axes in the order of `permutation`."""
+        inverse = sorted(range(len(permutation)), key=permutation.__getitem__)
+
+        def index_map(index: Index) -> Index:
+            return tuple(index[i] for i in inverse)
+
+        shape = tuple(x.shape[i] for i in permutation)
+        return self.add(nodes.View(shape, x.dtype, x, index_map, tuple(permutation)))
+
+    def is_only_used_here(self, x: Node) -> bool:
+        """Whether the equation being lowered is the only one that reads `x`, the result of one."""
+        return x in self.single_use
 
     def reduce(self, op: str, x: Node, axes: Shape) -> Node:
         """`x` combined over `axes` by add, mul, max, min, and, or."""
@@ -168,31 +193,6 @@ class NodeBuilder:
             raise NotNative("the order of complex numbers")
 
 
-def dot_strides(x: Node) -> list[int]:
-    """The distance in memory, in elements, of neighbours along each axis of a stored node."""
-    base, index = nodes.resolve(x, symbolic_index(x.shape))
-    terms = dict(flat(index, base.shape).terms)
-    return [terms.get(f"d{i}", 0) for i in range(len(x.shape))]
-
-
-def memory_offset(x: Node) -> int:
-    """Where the first element of a stored node is in its memory."""
-    base, index = nodes.resolve(x, (ZERO,) * len(x.shape))
-    return flat(index, base.shape).offset
-
-
-def merged_stride(axes: Sequence[tuple[int, int]]) -> int | None:
-    """The stride of axes, given as (extent, stride), taken as one; None if they have none."""
-    merged: tuple[int, int] | None = None
-    for n, stride in axes:
-        if n == 1:
-            continue
-        if merged is not None and merged[1] != n * stride:
-            return None
-        merged = (n, stride)
-    return merged[1] if merged else 0
-
-
 # ---------------------------------------------------------------------------- equations
 
 
@@ -217,12 +217,17 @@ def to_nodes(
         env[var] = leaf = b.add(nodes.Leaf(var.aval.shape, var.aval.dtype, f"in{i}"))
         lowered.inputs.append(leaf)
     _bind_consts(closed, env, lowered)
+    uses = Counter(x for eqn in closed.eqns for x in eqn.invars if isinstance(x, Var))
+    uses.update(x for x in closed.jaxpr.outvars if isinstance(x, Var))
     for eqn, scope in _flat_equations(closed, env, lowered):
         operands = [_node(b, scope, x) for x in eqn.invars]
         b.source = eqn.source
+        before = len(b.nodes)
         results = _lower_equation(b, eqn, operands, rules, host_steps)
         for var, node in zip(eqn.outvars, results, strict=True):
             scope[var] = node
+            if uses[var] == 1 and isinstance(node, nodes.Dot) and node.order >= before:
+                b.single_use.add(node)
     lowered.outputs = [_node(b, env, x) for x in closed.jaxpr.outvars]
     return lowered
 
@@ -359,8 +364,5 @@ __all__ = [
     "Lowered",
     "NodeBuilder",
     "NotNative",
-    "dot_strides",
-    "memory_offset",
-    "merged_stride",
     "to_nodes",
 ]

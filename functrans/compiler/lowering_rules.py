@@ -12,14 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from functrans.compiler import nodes
-from functrans.compiler.affine import ZERO, Index, Shape, reshape_map, scaled
-from functrans.compiler.lowering import (
-    NodeBuilder,
-    dot_strides,
-    memory_offset,
-    merged_stride,
-)
+from functrans.compiler import nodes, product_rules
+from functrans.compiler.affine import Index, Shape, reshape_map, scaled
+from functrans.compiler.lowering import NodeBuilder
 from functrans.compiler.nodes import Node
 from functrans.loop_ir import Check
 
@@ -80,25 +75,18 @@ def copy(b: NodeBuilder, x: Node) -> Node:
 
 @rule("broadcast_in_dim")
 def broadcast_in_dim(b: NodeBuilder, x: Node, *, shape: Shape, broadcast_dimensions: Shape) -> Node:
-    axes = tuple(
-        -1 if n == 1 else axis for n, axis in zip(x.shape, broadcast_dimensions, strict=True)
-    )
-
-    def index_map(index: Index) -> Index:
-        return tuple(ZERO if axis < 0 else index[axis] for axis in axes)
-
-    return b.view(x, tuple(shape), index_map)
+    return b.broadcast(x, shape, broadcast_dimensions)
 
 
 @rule("permute")
 def permute(b: NodeBuilder, x: Node, *, permutation: Shape) -> Node:
-    inverse = sorted(range(len(permutation)), key=permutation.__getitem__)
-
-    def index_map(index: Index) -> Index:
-        return tuple(index[i] for i in inverse)
-
-    shape = tuple(x.shape[i] for i in permutation)
-    return b.add(nodes.View(shape, x.dtype, x, index_map, tuple(permutation)))
+    if (
+        isinstance(x, nodes.Dot)
+        and b.is_only_used_here(x)
+        and product_rules.permute(x, permutation)
+    ):
+        return x
+    return b.permute(x, permutation)
 
 
 @rule("slice")
@@ -165,6 +153,9 @@ def concatenate(b: NodeBuilder, *xs: Node, dimension: int) -> Node:
     if len(parts) == 1:
         return parts[0]
     return b.add(nodes.Concatenate(tuple(shape), xs[0].dtype, parts or xs, dimension))
+
+
+RULES["dot_general"] = product_rules.dot_general
 
 
 # ---------------------------------------------------------------------------- reductions
@@ -258,73 +249,6 @@ def dynamic_update_slice(b: NodeBuilder, x: Node, update: Node, *starts: Node) -
     if not update.size:
         return x
     return b.add(nodes.UpdateSlice(x.shape, x.dtype, x, update, starts))
-
-
-# ---------------------------------------------------------------------------- products
-
-
-@rule("dot_general")
-def dot_general(b: NodeBuilder, lhs: Node, rhs: Node, *, dimension_numbers: Any) -> Node:
-    (l_contract, r_contract), (l_batch, r_batch) = dimension_numbers
-    l_free = [i for i in range(len(lhs.shape)) if i not in (*l_contract, *l_batch)]
-    r_free = [i for i in range(len(rhs.shape)) if i not in (*r_contract, *r_batch)]
-    l_axes = (list(l_batch), l_free, list(l_contract))
-    r_axes = (list(r_batch), list(r_contract), r_free)
-    batch, m = _extents(lhs, l_batch), _extents(lhs, l_free)
-    n, k = _extents(rhs, r_free), _extents(lhs, l_contract)
-    shape = (*batch, *m, *n)
-    sizes = tuple(int(np.prod(e, dtype=np.int64)) for e in (batch, m, n, k))
-    is_elementwise = sizes[1:3] == (1, 1) or sizes[3] == 1  # inner and outer products
-    if lhs.dtype.kind not in "fc" or is_elementwise:
-        return _as_reduction(b, lhs, rhs, (l_axes, r_axes), (batch, m, n, k))
-    lhs, l_strides = _matrix(b, lhs, l_axes)
-    rhs, r_strides = _matrix(b, rhs, r_axes)
-    return b.add(nodes.Dot(shape, lhs.dtype, lhs, rhs, sizes, l_strides, r_strides))  # type: ignore[arg-type]
-
-
-def _extents(x: Node, axes: Any) -> Shape:
-    return tuple(x.shape[i] for i in axes)
-
-
-def _matrix(b: NodeBuilder, x: Node, axes: Any) -> tuple[Node, tuple[int, int, int]]:
-    """The operand in memory, and its strides along (batch, rows, columns)."""
-    x = b.stored(x)
-    strides = dot_strides(x)
-    merged = [merged_stride([(x.shape[i], strides[i]) for i in group]) for group in axes]
-    if None in merged or memory_offset(x) or min(strides, default=0) < 0:
-        order = tuple(i for group in axes for i in group)
-        x = b.stored(b.copy(permute(b, x, permutation=order)))
-        return _matrix(b, x, _consecutive([len(group) for group in axes]))
-    return x, tuple(merged)  # type: ignore[return-value]
-
-
-def _consecutive(counts: list[int]) -> list[list[int]]:
-    out, at = [], 0
-    for count in counts:
-        out.append(list(range(at, at + count)))
-        at += count
-    return out
-
-
-def _as_reduction(b: NodeBuilder, lhs: Node, rhs: Node, axes: Any, extents: Any) -> Node:
-    """A product as loops: multiply, then sum over the last axes."""
-    (l_batch, l_free, l_contract), (r_batch, r_contract, r_free) = axes
-    batch, m, n, k = extents
-    space = (*batch, *m, *n, *k)
-    at_m = len(batch)
-    at_n = at_m + len(m)
-    at_k = at_n + len(n)
-
-    def placed(x: Node, order: list[int], places: list[int]) -> Node:
-        x = permute(b, x, permutation=tuple(order))
-        return broadcast_in_dim(b, x, shape=space, broadcast_dimensions=tuple(places))
-
-    front, inner = list(range(at_m)), list(range(at_k, len(space)))
-    left = placed(lhs, [*l_batch, *l_free, *l_contract], [*front, *range(at_m, at_n), *inner])
-    right = placed(rhs, [*r_batch, *r_free, *r_contract], [*front, *range(at_n, at_k), *inner])
-    is_bool = lhs.dtype.kind == "b"
-    product = b.elementwise("and" if is_bool else "mul", left, right)
-    return b.reduce("or" if is_bool else "add", product, tuple(inner))
 
 
 __all__ = ["RULES", "rule"]

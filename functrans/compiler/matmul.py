@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,12 +34,13 @@ _GEMM = {"f4": "s", "f8": "d", "c8": "c", "c16": "z"}
 
 def routine(step: ir.MatMul) -> tuple[Unit, tuple[int, ...]]:
     """The native function of a product of (lhs, rhs, out), and its numbers."""
-    return _routine(step.sizes, step.lhs_strides, step.rhs_strides, step.out_strides, step.dtype)
+    strides = step.lhs_strides, step.rhs_strides, step.out_strides
+    return _routine(step.sizes, *strides, step.outer, step.dtype)
 
 
 @functools.lru_cache(maxsize=1024)
-def _routine(sizes: Any, lhs: Any, rhs: Any, out: Any, dtype: np.dtype) -> Any:
-    step = _by_rows(ir.MatMul("c", "a", "b", sizes, lhs, rhs, out, dtype))
+def _routine(sizes: Any, lhs: Any, rhs: Any, out: Any, outer: Any, dtype: np.dtype) -> Any:
+    step = _by_rows(ir.MatMul("c", "a", "b", sizes, lhs, rhs, out, dtype, outer))
     _, m, n, k = step.sizes
     packed = step.rhs_strides[2] != 1
     # Packing pays for many rows; few columns leave most of a vector unused.
@@ -71,6 +72,7 @@ def _by_rows(step: ir.MatMul) -> ir.MatMul:
     return ir.MatMul(
         step.out, step.rhs, step.lhs, (b, n, m, k), transposed(step.rhs_strides),
         transposed(step.lhs_strides), transposed(step.out_strides), step.dtype,
+        (step.outer[0], step.outer[2], step.outer[1], step.outer[3]),
     )  # fmt: skip
 
 
@@ -104,7 +106,8 @@ def _gemm_layout(step: ir.MatMul) -> tuple[tuple[int, int], tuple[int, int], int
 # Parts depend on the sizes alone, so results do not depend on the number of threads.
 PART = 1 << 21
 PARTS = 8
-_NUMBERS = "batch m n k ta tb lda ldb ldc sa sb sc parts am bn a_step b_step c_step".split()
+_NUMBERS = """batch m n k ta tb lda ldb ldc sa sb sc parts am bn a_step b_step c_step
+outer oa ob oc size""".split()
 
 
 def _blas(step: ir.MatMul, layout: Any) -> tuple[Unit, tuple[int, ...]]:
@@ -118,7 +121,7 @@ def _blas(step: ir.MatMul, layout: Any) -> tuple[Unit, tuple[int, ...]]:
     key = f"batched product {wanted} {order}"
     unit = Unit(key, lambda name: _blas_text(step.dtype, name, order))
     parts = _parts(step, 1 if ta == 112 else lda, ldb if tb == 112 else 1, ldc)
-    return unit, (*step.sizes, ta, tb, lda, ldb, ldc, *strides, *parts)
+    return unit, (*step.sizes, ta, tb, lda, ldb, ldc, *strides, *parts, *step.outer, _piece(step))
 
 
 def _parts(step: ir.MatMul, row: int, column: int, out_row: int) -> tuple[int, ...]:
@@ -136,6 +139,12 @@ def _parts(step: ir.MatMul, row: int, column: int, out_row: int) -> tuple[int, .
     return count, 0, size, 0, size * column, size
 
 
+def _piece(step: ir.MatMul) -> int:
+    """How many products of a batch a thread takes at once, so that it has a part's work to do."""
+    _, m, n, k = step.sizes
+    return max(1, PART // 4 // (m * n * k))
+
+
 def _blas_text(dtype: np.dtype, name: str, order: tuple[int, ...]) -> list[str]:
     """`f(buffers, numbers, status)`: parts of all products of the batch, shared if there are many.
 
@@ -145,10 +154,10 @@ def _blas_text(dtype: np.dtype, name: str, order: tuple[int, ...]) -> list[str]:
     """
     get, limit = blas.thread_symbols()
     a, b, c = order
-    at = _NUMBERS.index("parts")
     shared = _SHARED_PRODUCT.format(
-        name=name, a=a, b=b, c=c, share=threads.SHARE, get=get, set=limit, parts=at
-    )
+        name=name, a=a, b=b, c=c, share=threads.SHARE, get=get, set=limit,
+        parts=_NUMBERS.index("parts"), outer=_NUMBERS.index("outer"), size=_NUMBERS.index("size"),
+    )  # fmt: skip
     declared = ["@ft.pool = external global i64", f"declare i32 @{get}()"]
     declared.append(f"declare void @{limit}(i32)")
     return [*declared, *_gemm_declared(dtype), _blas_piece(dtype, name), shared]
@@ -168,7 +177,7 @@ def _gemm_declared(dtype: np.dtype) -> list[str]:
 
 
 def _blas_piece(dtype: np.dtype, name: str) -> str:
-    """Tasks `begin <= i < end`: part `i % parts` of product `i // parts`."""
+    """Tasks `begin <= i < end`: part `i % parts` of product `i // parts` of all batches."""
     t, i = llvm_type(dtype), f"i{blas.integer_bits()}"
     symbol = blas.gemm_symbol(_GEMM[dtype.str[1:]])
     one, zero = (literal(dtype.type(x), dtype) for x in (1, 0))
@@ -188,8 +197,10 @@ def _blas_piece(dtype: np.dtype, name: str) -> str:
     here = [f"  %{x}.int = {how.format('%' + x + '.here')}" for x in ("m", "n")]
     for x in "abc":
         here.append(f"  %{x}.offset = mul i64 %product, %s{x}")
+        here.append(f"  %{x}.outside = mul i64 %batch.number, %o{x}")
         here.append(f"  %{x}.inside = mul i64 %part, %{x}_step")
-        here.append(f"  %{x}.place = add i64 %{x}.offset, %{x}.inside")
+        here.append(f"  %{x}.start = add i64 %{x}.offset, %{x}.outside")
+        here.append(f"  %{x}.place = add i64 %{x}.start, %{x}.inside")
         here.append(f"  %p{x} = getelementptr {t}, ptr %{x}, i64 %{x}.place")
     return f"""define internal void @{name}.piece(ptr %env, i64 %begin, i64 %end) nounwind {{
 entry:
@@ -198,8 +209,10 @@ entry:
   br label %task
 task:
   %i = phi i64 [ %begin, %entry ], [ %next, %task ]
-  %product = udiv i64 %i, %parts
+  %number = udiv i64 %i, %parts
   %part = urem i64 %i, %parts
+  %batch.number = udiv i64 %number, %batch
+  %product = urem i64 %number, %batch
   %rows.before = mul i64 %part, %am
   %rows.left = sub i64 %m, %rows.before
   %cut.rows = icmp ne i64 %am, 0
@@ -240,7 +253,10 @@ entry:
   %batch = load i64, ptr %numbers
   %parts.at = getelementptr i64, ptr %numbers, i64 {parts}
   %parts = load i64, ptr %parts.at
-  %tasks = mul i64 %batch, %parts
+  %outer.at = getelementptr i64, ptr %numbers, i64 {outer}
+  %outer = load i64, ptr %outer.at
+  %products = mul i64 %batch, %outer
+  %tasks = mul i64 %products, %parts
   %before = call i32 @{get}()
   %unlimited = icmp sgt i32 %before, 1
   br i1 %unlimited, label %limit, label %run
@@ -251,11 +267,13 @@ run:
   %share.at = getelementptr i64, ptr @ft.pool, i64 {share}
   %share = load ptr, ptr %share.at
   %ready = icmp ne ptr %share, null
-  %several = icmp ugt i64 %parts, 1
+  %size.at = getelementptr i64, ptr %numbers, i64 {size}
+  %size = load i64, ptr %size.at
+  %several = icmp ugt i64 %tasks, %size
   %shared = and i1 %ready, %several
   br i1 %shared, label %together, label %alone
 together:
-  call void %share(ptr @{name}.piece, ptr %env, i64 %tasks, i64 1)
+  call void %share(ptr @{name}.piece, ptr %env, i64 %tasks, i64 %size)
   br label %finish
 alone:
   call void @{name}.piece(ptr %env, i64 0, i64 %tasks)
@@ -401,31 +419,52 @@ class _Arithmetic:
         return scalar_math.lower_scalar(self.f, "convert", [value], [source], out)
 
 
+class _Batch(NamedTuple):
+    """Which product of the batches: variables of the loops, and how far the outer one moves."""
+
+    outer: str
+    inner: str
+    steps: tuple[int, int, int, int]
+
+    def at(self, operand: int, strides: Sequence[int]) -> tuple[tuple[str, int], ...]:
+        """Terms of the place of lhs (1), rhs (2) or the result (3)."""
+        return (self.outer, self.steps[operand]), (self.inner, strides[0])
+
+
+def _for_each_product(f: _Text, step: ir.MatMul, run: Any) -> None:
+    count, batch = step.outer[0], step.sizes[0]
+
+    def inside(outer: str) -> None:
+        f.loop(batch, lambda inner, _: run(_Batch(outer, inner, step.outer)) and None)
+
+    if count == 1:
+        inside("0")
+    else:
+        f.loop(count, lambda outer, _: inside(outer))
+
+
 def _loop_text(step: ir.MatMul) -> _Text:
     """Any strides, any dtype: bool is the or of ands, integers wrap."""
-    f, (batch, m, n, k) = _Text(), step.sizes
+    f, (_, m, n, k) = _Text(), step.sizes
     number, t = _Arithmetic(f, step.dtype), memory_type(step.dtype)
     sum_type = llvm_type(number.sum_dtype)
     zero = literal(number.sum_dtype.type(0), number.sum_dtype)
 
-    def column(b: str, i: str, j: str) -> None:
+    def column(b: _Batch, i: str, j: str) -> None:
         def dot(p: str, acc: list[str]) -> list[str]:
             sa, sb = step.lhs_strides, step.rhs_strides
-            x = number.load(f.at(t, "%a", (b, sa[0]), (i, sa[1]), (p, sa[2])))
-            y = number.load(f.at(t, "%b", (b, sb[0]), (p, sb[1]), (j, sb[2])))
+            x = number.load(f.at(t, "%a", *b.at(1, sa), (i, sa[1]), (p, sa[2])))
+            y = number.load(f.at(t, "%b", *b.at(2, sb), (p, sb[1]), (j, sb[2])))
             return [number.add_product(acc[0], x, y)]
 
         total = f.loop(k, dot, [(sum_type, zero)])[0] if k else zero
         so = step.out_strides
-        number.store(total, f.at(t, "%c", (b, so[0]), (i, so[1]), (j, so[2])))
+        number.store(total, f.at(t, "%c", *b.at(3, so), (i, so[1]), (j, so[2])))
 
-    def row(b: str, i: str) -> None:
+    def row(b: _Batch, i: str) -> None:
         f.loop(n, lambda j, _: column(b, i, j))
 
-    def matrix(b: str, _: Any) -> None:
-        f.loop(m, lambda i, _: row(b, i))
-
-    f.loop(batch, matrix)
+    _for_each_product(f, step, lambda b: f.loop(m, lambda i, _: row(b, i)))
     return f
 
 
@@ -442,19 +481,19 @@ def _blocks(n: int, lanes: int) -> list[tuple[int, int]]:
 
 
 def _blocked_text(step: ir.MatMul) -> _Text:
-    f, (batch, m, n, k) = _Text(), step.sizes
+    f, (_, m, n, k) = _Text(), step.sizes
     t = llvm_type(step.dtype)
     sb = step.rhs_strides
     packed = sb[2] != 1 and n > 1
     pack = f.emit(f"alloca [{max(k * n, 1)} x {t}], align 64") if packed else ""
     groups = _grouped(_blocks(n, VECTOR_BITS // (8 * step.dtype.itemsize)))
 
-    def one(b: str, _: Any) -> None:
+    def one(b: _Batch) -> None:
         base, rows = ("%b", sb[1]) if not packed else (pack, n)
         if packed:
             _pack(f, step, t, b, pack)
         else:
-            base = f.at(t, "%b", (b, sb[0]))
+            base = f.at(t, "%b", *b.at(2, sb))
         for group in groups:
             whole, rest = divmod(m, ROWS)
             if whole:
@@ -464,7 +503,7 @@ def _blocked_text(step: ir.MatMul) -> _Text:
             if rest:
                 _tile(f, step, t, (b, "0", rest, whole * ROWS), base, rows, group)
 
-    f.loop(batch, one)
+    _for_each_product(f, step, one)
     return f
 
 
@@ -472,12 +511,12 @@ def _grouped(blocks: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
     return [blocks[i : i + 4] for i in range(0, len(blocks), 4)]
 
 
-def _pack(f: _Text, step: ir.MatMul, t: str, b: str, pack: str) -> None:
+def _pack(f: _Text, step: ir.MatMul, t: str, b: _Batch, pack: str) -> None:
     _, _, n, k = step.sizes
     sb = step.rhs_strides
 
     def element(p: str, j: str) -> None:
-        x = f.emit(f"load {t}, ptr {f.at(t, '%b', (b, sb[0]), (p, sb[1]), (j, sb[2]))}")
+        x = f.emit(f"load {t}, ptr {f.at(t, '%b', *b.at(2, sb), (p, sb[1]), (j, sb[2]))}")
         f.do(f"store {t} {x}, ptr {f.at(t, pack, (p, n), (j, 1))}")
 
     if k:
@@ -488,7 +527,7 @@ def _tile(
     f: _Text,
     step: ir.MatMul,
     t: str,
-    tile: tuple[str, str, int, int],
+    tile: tuple[_Batch, str, int, int],
     base: str,
     rows: int,
     group: Any,
@@ -498,11 +537,11 @@ def _tile(
     sa, so, k = step.lhs_strides, step.out_strides, step.sizes[3]
     vectors = [f"<{w} x {t}>" for _, w in group]
     lhs = [
-        f.at(t, f.at(t, "%a", (b, sa[0]), (i, ROWS * sa[1])), (f.number(first + r), sa[1]))
+        f.at(t, f.at(t, "%a", *b.at(1, sa), (i, ROWS * sa[1])), (f.number(first + r), sa[1]))
         for r in range(count)
     ]
     out = [
-        f.at(t, f.at(t, "%c", (b, so[0]), (i, ROWS * so[1])), (f.number(first + r), so[1]))
+        f.at(t, f.at(t, "%c", *b.at(3, so), (i, ROWS * so[1])), (f.number(first + r), so[1]))
         for r in range(count)
     ]
     zeros = [(v, "zeroinitializer") for _ in range(count) for v in vectors]

@@ -268,13 +268,20 @@ class Cumulative(Writer):
 
 @dataclass(eq=False, slots=True)
 class Dot(Node):
-    """A batch of matrix products. `lhs_axes` lists the axes of lhs as (batch, m, k) and so on."""
+    """A batch of matrix products, as `loop_ir.MatMul` says; see `product_rules`.
+
+    `strides` are those of lhs, rhs and the result. `extents` are those of the axes that were merged
+    to the batch, the rows and the columns; `batches` the (extent, stride) of the axes of the batch
+    in lhs and rhs.
+    """
 
     lhs: Node
     rhs: Node
     sizes: tuple[int, int, int, int]
-    lhs_strides: tuple[int, int, int]
-    rhs_strides: tuple[int, int, int]
+    strides: tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
+    outer: tuple[int, int, int, int]
+    extents: tuple[Shape, Shape, Shape]
+    batches: tuple[Any, Any]
 
     @property
     def wholes(self) -> Sequence[Node]:

@@ -37,7 +37,7 @@ def native_calls(
             unit = emission.kernel_unit(step.kernel)
             calls.append(NativeCall(unit, step.buffers, step.numbers, step.checks))
         elif isinstance(step, ir.MatMul):
-            if 0 not in step.sizes[:3]:
+            if 0 not in (*step.sizes[:3], step.outer[0]):
                 unit, numbers = matmul.routine(step)
                 calls.append(NativeCall(unit, (step.lhs, step.rhs, step.out), numbers))
         elif isinstance(step, ir.NativeStep):

@@ -172,7 +172,7 @@ def _work(program: ir.Program) -> int:
             names = (name for name, _ in step.kernel.numbers)
             total += _body_work(step.kernel.body, dict(zip(names, step.numbers, strict=True)))
         elif isinstance(step, ir.MatMul):
-            total += math.prod(step.sizes) // 8
+            total += step.outer[0] * math.prod(step.sizes) // 8
         elif isinstance(step, ir.NativeStep):
             total += step.work
     return total

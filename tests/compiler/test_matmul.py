@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+import functrans as ft
 from functrans.compiler import matmul
 from functrans.loop_ir import Buffer, MatMul
 from functrans.printing_loops import program_to_python, run_python
@@ -124,3 +125,43 @@ def test_products_print_as_products():
     text = program_to_python(product((1, 2, 3, 4), np.dtype("f8"), lhs="mk", rhs="nk"))
     assert "view(out, (1, 2, 3), (6, 3, 1))" not in text
     assert "out[...] = lhs @ rhs.T" in text
+
+
+def attention(q, k, v):
+    """Scores and values of heads, as (batch, time, head, width) arrays: einsum's favourite case."""
+    scores = np.einsum("bqhd,bkhd->bhqk", q, k)
+    return np.einsum("bhqk,bkhd->bqhd", scores, v)
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_batches_of_two_axes_are_read_and_written_where_they_are(n):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, n, 4, 5)) for _ in range(3))
+    lowered = ft.jit(attention).lower(q, k, v)
+    assert [type(step) for step in lowered.program.steps] == [MatMul, MatMul]
+    np.testing.assert_allclose(lowered.compile()(q, k, v), attention(q, k, v), rtol=1e-12)
+    np.testing.assert_allclose(run_python(lowered.program, [q, k, v])[0], attention(q, k, v))
+
+
+def test_a_product_used_twice_keeps_its_order():
+    x, y = np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(3, 4)
+
+    def f(x, y):
+        z = x @ y
+        return z.T, z + 1
+
+    for got, want in zip(ft.jit(f)(x, y), f(x, y), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_parts_of_a_large_product_do_not_depend_on_threads():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(600, 300)), rng.normal(size=(300, 501))
+    f = ft.jit(lambda x, y: (x @ y, y.T @ x.T))
+    with ft.threads(1):
+        one = f(x, y)
+    with ft.threads(3):
+        three = f(x, y)
+    for a, b in zip(one, three, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(one[0], x @ y, rtol=1e-12, atol=1e-12)
