@@ -114,7 +114,7 @@ def test_sums_over_columns_keep_the_order_of_memory():
     program = check_lowering(lambda x: (x * 2, fnp.sum(x * 2, axis=0)), X)
     (step,) = program.steps
     fill, rows = step.kernel.body
-    assert (fill.kind, rows.kind, rows.body[0].kind) == ("map", "serial", "map")
+    assert (fill.kind, rows.kind, rows.body[0].kind) == ("map", "sums", "map")
 
 
 def test_a_sum_over_a_permuted_array_walks_its_memory():
