@@ -30,6 +30,7 @@ WORST = 8
 # column -> (our quantity, the rival's)
 RATIOS = {
     "call": ("call", "call"),
+    "least": ("least", "least"),
     "first call": ("first", "first"),
     "warm / plain": ("warm_first", "first"),
     "warm / warm": ("warm_first", "warm_first"),
