@@ -1,0 +1,133 @@
+import itertools
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import functrans as ft
+from functrans import lax, ops
+from functrans.core import Linear, get_aval
+from tests.helpers.primitive_rules import (
+    check_batch,
+    check_jvp,
+    check_jvp_of_zero,
+    check_transpose,
+    evaluate,
+    random_array,
+)
+
+
+@st.composite
+def spatial_axes(draw, *, least=0, most=3):
+    """Per spatial axis: extent, window, stride, padding, dilations."""
+    small = st.integers(1, 3)
+    rows = []
+    for _ in range(draw(st.integers(least, most))):
+        n, ld = draw(st.integers(0, 6)), draw(st.sampled_from([1, 1, 1, 2, 3]))
+        whole = (n - 1) * ld + 1 if n else 0
+        low = draw(st.integers(-min(2, whole), 3))
+        high = draw(st.integers(-min(2, whole + low), 3))
+        k, rd = draw(st.integers(0 if n == 2 else 1, 4)), draw(st.sampled_from([1, 1, 2]))
+        rows.append((n, k, draw(small), (low, high), ld, rd))
+    return rows
+
+
+@st.composite
+def convolutions(draw, *, least=0, most=3):
+    """Shapes and parameters: groups, layouts, strides, dilations, paddings."""
+    rows = draw(spatial_axes(least=least, most=most))
+    n, c, o = draw(st.integers(0, 3)), draw(st.integers(0, 3)), draw(st.integers(0, 5))
+    features, batches = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (3, 1), (1, 2), (1, 3)]))
+    specs = [tuple(draw(st.permutations(range(len(rows) + 2)))) for _ in range(3)]
+    space, window, strides, padding, lhs_dilation, rhs_dilation = (
+        zip(*rows, strict=True) if rows else [()] * 6
+    )
+    groups = features * batches
+    sizes = [(n * batches, c * features, *space), (o * groups, c, *window)]
+    shapes = []
+    for spec, extents in zip(specs, sizes, strict=False):
+        shapes.append(tuple(extents[spec.index(i)] for i in range(len(spec))))
+    params = {
+        "window_strides": strides,
+        "padding": padding,
+        "lhs_dilation": lhs_dilation,
+        "rhs_dilation": rhs_dilation,
+        "dimension_numbers": lax.ConvDimensionNumbers(*specs),
+        "feature_group_count": features,
+        "batch_group_count": batches,
+    }
+    return *shapes, params
+
+
+def slowly(lhs, rhs, params):
+    """The definition: one term after another."""
+    lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
+    x, w = lhs.transpose(lhs_spec), rhs.transpose(rhs_spec)
+    aval = ops.conv_general_dilated.abstract_eval(get_aval(lhs), get_aval(rhs), **params)
+    out = np.zeros([aval.shape[i] for i in out_spec], lhs.dtype)
+    features, batches = params["feature_group_count"], params["batch_group_count"]
+    rows = list(
+        zip(*(params[k] for k in ("window_strides", "padding", "rhs_dilation", "lhs_dilation")))
+    )
+    for place in itertools.product(*map(range, out.shape[2:])):
+        for tap in itertools.product(*map(range, w.shape[2:])):
+            at = [
+                divmod(p * stride + k * rd - low, ld)
+                for p, k, (stride, (low, _), rd, ld) in zip(place, tap, rows)
+            ]
+            if any(rest or not 0 <= i < n for (i, rest), n in zip(at, x.shape[2:])):
+                continue
+            pixel = x[(slice(None), slice(None), *(i for i, _ in at))]
+            weight = w[(slice(None), slice(None), *tap)]
+            for o in range(out.shape[1]):
+                group = o * features * batches // out.shape[1]
+                c, n = w.shape[1], out.shape[0]
+                features_of = slice(group * c, (group + 1) * c) if features > 1 else slice(None)
+                batch_of = slice(group * n, (group + 1) * n) if batches > 1 else slice(None)
+                out[(slice(None), o, *place)] += pixel[batch_of, features_of] @ weight[o]
+    return out.transpose(np.argsort(out_spec))
+
+
+def operands(l_shape, r_shape, dtype=float):
+    return random_array(l_shape, dtype, 1), random_array(r_shape, dtype, 2)
+
+
+@given(convolutions(), st.sampled_from(["f8", "c16", "f4", "i4"]))
+def test_eager_is_the_definition(case, dtype):
+    l_shape, r_shape, params = case
+    lhs, rhs = operands(l_shape, r_shape, dtype)
+    if dtype == "i4":
+        lhs, rhs = np.round(5 * lhs).astype(dtype), np.round(5 * rhs).astype(dtype)
+    out = evaluate(ops.conv_general_dilated, lhs, rhs, **params)
+    tolerance = 1e-5 if dtype == "f4" else 1e-12
+    np.testing.assert_allclose(out, slowly(lhs, rhs, params), rtol=tolerance, atol=tolerance)
+
+
+@given(convolutions(), st.sampled_from([float, complex]))
+@settings(max_examples=60)
+def test_derivative_rules_agree(case, dtype):
+    l_shape, r_shape, params = case
+    lhs, rhs = operands(l_shape, r_shape, dtype)
+    conv = ops.conv_general_dilated
+    check_jvp(conv, lhs, rhs, moving=(0, 1), **params)
+    check_jvp_of_zero(conv, lhs, rhs, **params)
+    check_transpose(conv, lhs, rhs, linear=(0,), **params)
+    check_transpose(conv, lhs, rhs, linear=(1,), **params)
+
+
+def close_batch(l_shape, r_shape, params):
+    check_batch(
+        ops.conv_general_dilated,
+        lambda seed: (
+            np.round(4 * random_array(l_shape, seed=seed)),
+            np.round(4 * random_array(r_shape, seed=seed + 9)),
+        ),
+        **params,
+    )
+
+
+@given(convolutions(most=2))
+@settings(max_examples=60)
+def test_a_batch_is_a_stack_of_convolutions(case):
+    close_batch(*case)
