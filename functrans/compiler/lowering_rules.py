@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from functrans.compiler import nodes
+from functrans.compiler import convolution, nodes
 from functrans.compiler.affine import ZERO, Index, Shape, reshape_map, scaled
 from functrans.compiler.lowering import (
     NodeBuilder,
@@ -326,5 +326,7 @@ def _as_reduction(b: NodeBuilder, lhs: Node, rhs: Node, axes: Any, extents: Any)
     product = b.elementwise("and" if is_bool else "mul", left, right)
     return b.reduce("or" if is_bool else "add", product, tuple(inner))
 
+
+RULES["conv_general_dilated"] = convolution.convolve
 
 __all__ = ["RULES", "rule"]

@@ -2,12 +2,11 @@ import itertools
 
 import hypothesis.strategies as st
 import numpy as np
-import pytest
 from hypothesis import given, settings
 
 import functrans as ft
 from functrans import lax, ops
-from functrans.core import Linear, get_aval
+from functrans.core import get_aval
 from tests.helpers.primitive_rules import (
     check_batch,
     check_jvp,
@@ -67,16 +66,15 @@ def slowly(lhs, rhs, params):
     aval = ops.conv_general_dilated.abstract_eval(get_aval(lhs), get_aval(rhs), **params)
     out = np.zeros([aval.shape[i] for i in out_spec], lhs.dtype)
     features, batches = params["feature_group_count"], params["batch_group_count"]
-    rows = list(
-        zip(*(params[k] for k in ("window_strides", "padding", "rhs_dilation", "lhs_dilation")))
-    )
+    keys = ("window_strides", "padding", "rhs_dilation", "lhs_dilation")
+    rows = list(zip(*(params[k] for k in keys), strict=True))
     for place in itertools.product(*map(range, out.shape[2:])):
         for tap in itertools.product(*map(range, w.shape[2:])):
             at = [
                 divmod(p * stride + k * rd - low, ld)
-                for p, k, (stride, (low, _), rd, ld) in zip(place, tap, rows)
+                for p, k, (stride, (low, _), rd, ld) in zip(place, tap, rows, strict=True)
             ]
-            if any(rest or not 0 <= i < n for (i, rest), n in zip(at, x.shape[2:])):
+            if any(rest or not 0 <= i < n for (i, rest), n in zip(at, x.shape[2:], strict=True)):
                 continue
             pixel = x[(slice(None), slice(None), *(i for i, _ in at))]
             weight = w[(slice(None), slice(None), *tap)]
@@ -131,3 +129,25 @@ def close_batch(l_shape, r_shape, params):
 @settings(max_examples=60)
 def test_a_batch_is_a_stack_of_convolutions(case):
     close_batch(*case)
+
+
+# ---------------------------------------------------------------------------- compiled
+
+
+def jitted(function):
+    return ft.jit(function, host_steps="error")
+
+
+@given(convolutions(), st.sampled_from(["f8", "f4", "c16", "i4", "f2"]))
+@settings(max_examples=100)
+def test_compiled_is_eager(case, dtype):
+    l_shape, r_shape, params = case
+    drawn = operands(l_shape, r_shape, complex if dtype == "c16" else float)
+    lhs, rhs = (np.round(4 * x).astype(dtype) for x in drawn)
+
+    def function(lhs, rhs):
+        return ops.conv_general_dilated(lhs, rhs, **params)
+
+    out = jitted(function)(lhs, rhs)
+    assert out.dtype == dtype
+    np.testing.assert_array_equal(out, function(lhs, rhs))
