@@ -41,7 +41,9 @@ def convolve(b: NodeBuilder, lhs: Node, rhs: Node, **params: Any) -> Node:
     if len(lhs.shape) == 2:
         return _pointwise(b, lhs, rhs, params)
     lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
-    rhs, rhs_spec = _outputs_last(b, rhs, rhs_spec)
+    rhs, rhs_spec = _with_last(b, rhs, rhs_spec, rhs_spec[0])
+    if not _by_input(lhs, rhs, lhs_spec, rhs_spec):
+        lhs, lhs_spec = _with_last(b, lhs, lhs_spec, lhs_spec[1])
     order = (*sorted(set(range(len(out_spec))) - {out_spec[1]}), out_spec[1])
     numbers = ConvDimensionNumbers(lhs_spec, rhs_spec, tuple(order.index(i) for i in out_spec))
     params = {**params, "dimension_numbers": numbers}
@@ -82,9 +84,23 @@ def _permuted(b: NodeBuilder, x: Node, order: tuple[int, ...]) -> Node:
     return b.add(view)
 
 
-def _outputs_last(b: NodeBuilder, rhs: Node, spec: tuple[int, ...]) -> tuple[Node, tuple[int, ...]]:
-    order = (*sorted(set(range(len(spec))) - {spec[0]}), spec[0])
-    return _permuted(b, rhs, order), tuple(order.index(i) for i in spec)
+def _with_last(
+    b: NodeBuilder, x: Node, spec: tuple[int, ...], axis: int
+) -> tuple[Node, tuple[int, ...]]:
+    """`x` with `axis` last in memory, where neighbours along it are wanted, and its new spec."""
+    if x.shape[axis] == 1:
+        return x, spec
+    order = (*sorted(set(range(len(spec))) - {axis}), axis)
+    return _permuted(b, x, order), tuple(order.index(i) for i in spec)
+
+
+def _by_input(lhs: Node, rhs: Node, lhs_spec: tuple[int, ...], rhs_spec: tuple[int, ...]) -> bool:
+    """Whether in features are outermost in both: they are the images of a gradient of weights."""
+    return (
+        lhs.shape[lhs_spec[1]] > 1
+        and lhs_spec[1] < min(lhs_spec[0], *lhs_spec[2:])
+        and rhs_spec[1] < min(rhs_spec[2:])
+    )
 
 
 def _called(
@@ -137,8 +153,7 @@ def _plan(lhs: Node, rhs: Node, shape: tuple[int, ...], sizes: Geometry, params:
         (low for low, _ in params["padding"]), params["lhs_dilation"], params["rhs_dilation"],
         strict=True,
     )  # fmt: skip
-    # In features that are far apart in both operands are the images of a gradient of weights.
-    by_input = sizes.inputs > 1 and l_feature > max(l_space) and r_feature > max(r_space)
+    by_input = _by_input(lhs, rhs, lhs_spec, rhs_spec)
     is_depthwise = sizes.outputs == 1 and l_group == 1 and sizes.groups > 1
     groups, outputs = (1, sizes.groups) if is_depthwise else (sizes.groups, sizes.outputs)
     return Plan(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from functrans.compiler.convolution_tiles import Lanes, Plan, Taps, Tiles, blocks_of, lanes_of
 from functrans.compiler.convolution_tiles import tiles_of as tiles_along
@@ -184,6 +184,9 @@ class _Routine:
     def _run(self, tile: _Tile, taps: Taps, lhs: str, rhs: str, sums: dict) -> None:
         """The products of a run of taps, written out if it is short."""
         f, plan = self.f, self.plan
+        inputs = 1 if plan.by_input else plan.inputs
+        if self._is_row(taps):
+            taps, inputs = replace(taps, count=1), taps.count * inputs
         inline = taps.count <= INLINE_TAPS
         for k in range(taps.count if inline else 1):
             with f.loop(1 if inline else taps.count) as i:
@@ -191,11 +194,18 @@ class _Routine:
                 element = f.total((i, taps.element_step), plus=k * taps.element_step)
                 l_tap = self._at(lhs, (element, plan.lhs_at[-1]))
                 r_tap = self._at(rhs, (tap, plan.rhs_at[-1]))
-                with f.loop(1 if plan.by_input else plan.inputs) as c:
+                with f.loop(inputs) as c:
                     self._products(
                         tile, taps, self._at(l_tap, (c, plan.lhs_at[2])),
                         self._at(r_tap, (c, plan.rhs_at[1])), sums,
                     )  # fmt: skip
+
+    def _is_row(self, taps: Taps) -> bool:
+        """Whether the features of one tap are followed by those of the next, in lhs and rhs."""
+        plan = self.plan
+        steps = taps.element_step * plan.lhs_at[-1], taps.step * plan.rhs_at[-1]
+        features = plan.inputs * plan.lhs_at[2], plan.inputs * plan.rhs_at[1]
+        return 1 < taps.count and plan.inputs > 1 and not plan.by_input and steps == features
 
     def _products(self, tile: _Tile, taps: Taps, lhs: str, rhs: str, sums: dict) -> None:
         plan, lanes = self.plan, tile.lanes

@@ -33,16 +33,15 @@ class Axis:
         """Where a tap falls, counted in the dilated lhs."""
         return place * self.stride + tap * self.rhs_dilation - self.low
 
-    def element(self, place: int, tap: int) -> int | None:
-        """The element of lhs that a tap falls on, if any."""
-        i, rest = divmod(self.numerator(place, tap), self.lhs_dilation)
-        return i if not rest and 0 <= i < self.space else None
-
     @property
     def is_inside(self) -> bool:
         """Whether every tap falls on an element."""
-        last = self.numerator(self.places - 1, self.window - 1)
-        return self.lhs_dilation == 1 and self.low <= 0 and last < self.space
+        return self.lhs_dilation == 1 and self.has_inside(0, self.places)
+
+    def has_inside(self, place: int, width: int) -> bool:
+        """Whether no tap of these places falls into the padding."""
+        last = self.numerator(place + width - 1, self.window - 1)
+        return self.numerator(place, 0) >= 0 and last <= (self.space - 1) * self.lhs_dilation
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +111,28 @@ class Tiles:
 
 
 def taps_of(axis: Axis, place: int, width: int, begin: int) -> tuple[Taps, ...]:
-    """The taps of the tile that begins at `place`."""
+    """The taps of the tile that begins at `place`, by where they fall between dilated elements."""
     period = axis.lhs_dilation // gcd(axis.lhs_dilation, axis.rhs_dilation)
     element_step = period * axis.rhs_dilation // axis.lhs_dilation
     found = []
-    for residue in range(min(period, axis.window)):
-        runs: list[Taps] = []
-        for tap in range(residue, axis.window, period):
-            fallen = [(j, axis.element(place + j, tap)) for j in range(width)]
-            elements = tuple((j, i - begin) for j, i in fallen if i is not None)
-            before = runs[-1] if runs else None
-            if before and [j for j, _ in before.elements] == [j for j, _ in elements]:
-                runs[-1] = Taps(before.first, period, before.count + 1, before.elements,
-                                element_step)  # fmt: skip
-            else:
-                runs.append(Taps(tap, period, 1, elements, element_step))
-        found.extend(run for run in runs if run.elements)
+    for first in range(min(period, axis.window)):
+        count = -(-(axis.window - first) // period)
+        spans = {}
+        for j in range(width):
+            i, rest = divmod(axis.numerator(place + j, first), axis.lhs_dilation)
+            if not rest:  # elements i, i + element_step, ... are read: those within lhs
+                span = [-(i // element_step), -((i - axis.space) // element_step)]
+                spans[j] = i, *(min(max(n, 0), count) for n in span)
+        ends = sorted({n for _, *span in spans.values() for n in span})
+        for start, end in itertools.pairwise(ends):
+            elements = tuple(
+                (j, i + start * element_step - begin)
+                for j, (i, low, high) in spans.items()
+                if low <= start and end <= high
+            )
+            if elements:
+                taps = Taps(first + start * period, period, end - start, elements, element_step)
+                found.append(taps)
     return tuple(found)
 
 
@@ -135,11 +140,16 @@ def tiles_of(axis: Axis, capacity: int) -> list[Tiles]:
     """The places along the last axis, in tiles of at most `capacity` of them."""
     out: list[Tiles] = []
     width = _width(axis, capacity)
+    is_periodic = width * axis.stride % axis.lhs_dilation == 0
+    was_inside = False
     for place in range(0, axis.places, width):
         n = min(width, axis.places - place)
         begin = place * axis.stride // axis.lhs_dilation
-        taps = taps_of(axis, place, n, begin)
         before = out[-1] if out else None
+        inside = is_periodic and n == width and axis.has_inside(place, n)
+        alike = before and inside and was_inside
+        taps = before.taps if before and alike else taps_of(axis, place, n, begin)
+        was_inside = inside
         if before and (before.width, before.taps) == (n, taps):
             moved = begin - before.begin
             if before.count == 1 or moved == before.count * before.begin_step:
