@@ -40,18 +40,43 @@ def convolve(b: NodeBuilder, lhs: Node, rhs: Node, **params: Any) -> Node:
         return b.convert(out, lhs.dtype)
     if len(lhs.shape) == 2:
         return _pointwise(b, lhs, rhs, params)
+    sizes = geometry(lhs, rhs, params)
     lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
-    rhs, rhs_spec = _with_last(b, rhs, rhs_spec, rhs_spec[0])
-    if not _by_input(lhs, rhs, lhs_spec, rhs_spec):
-        lhs, lhs_spec = _with_last(b, lhs, lhs_spec, lhs_spec[1])
+    lanes = _lanes(lhs, sizes, params)
+    if lanes == "inputs":
+        entry = 1 if sizes.inputs > 1 else -1  # with one feature, taps are in a vector
+        lhs, lhs_spec = _with_last(b, lhs, lhs_spec, lhs_spec[entry])
+        rhs, rhs_spec = _with_last(b, rhs, rhs_spec, rhs_spec[entry])
+    else:
+        rhs, rhs_spec = _with_last(b, rhs, rhs_spec, rhs_spec[0])
     order = (*sorted(set(range(len(out_spec))) - {out_spec[1]}), out_spec[1])
     numbers = ConvDimensionNumbers(lhs_spec, rhs_spec, tuple(order.index(i) for i in out_spec))
     params = {**params, "dimension_numbers": numbers}
-    sizes = geometry(lhs, rhs, params)
     extents = (sizes.batch, sizes.outputs * sizes.groups, *sizes.out_space)
     shape = tuple(extents[numbers.out_spec.index(i)] for i in range(len(extents)))
-    out = _called(b, lhs, rhs, shape, sizes, params)
+    out = _called(b, lhs, rhs, shape, lanes, params)
     return _permuted(b, out, tuple(order.index(i) for i in range(len(order))))
+
+
+def _lanes(lhs: Node, sizes: Geometry, params: Params) -> str:
+    """What vectors run over: see `Plan`."""
+    spec = params["dimension_numbers"].lhs_spec
+    most = convolution_text.vector_bits() // (8 * lhs.dtype.itemsize)
+    group = sizes.batch * distances(lhs.shape)[spec[0]]
+    if params["batch_group_count"] == 1:
+        group = sizes.inputs * distances(lhs.shape)[spec[1]]
+    if sizes.groups > 1 and sizes.outputs == 1 and group == 1:
+        return "groups"
+    # Where features are neighbours, and those of neighbouring taps too, they are one long vector.
+    is_row = params["rhs_dilation"][-1] == params["lhs_dilation"][-1] == 1
+    terms = sizes.inputs * sizes.window[-1] if is_row else sizes.inputs
+    is_few = 4 * sizes.outputs <= most and 2 * terms >= most
+    return "inputs" if is_few and not _by_input(lhs, spec) else "outputs"
+
+
+def _by_input(lhs: Node, spec: tuple[int, ...]) -> bool:
+    """Whether in features are outermost: they are the images of a gradient of weights."""
+    return lhs.shape[spec[1]] > 1 and spec[1] == 0
 
 
 def _complex(b: NodeBuilder, lhs: Node, rhs: Node, params: Params) -> Node:
@@ -94,26 +119,18 @@ def _with_last(
     return _permuted(b, x, order), tuple(order.index(i) for i in spec)
 
 
-def _by_input(lhs: Node, rhs: Node, lhs_spec: tuple[int, ...], rhs_spec: tuple[int, ...]) -> bool:
-    """Whether in features are outermost in both: they are the images of a gradient of weights."""
-    return (
-        lhs.shape[lhs_spec[1]] > 1
-        and lhs_spec[1] < min(lhs_spec[0], *lhs_spec[2:])
-        and rhs_spec[1] < min(rhs_spec[2:])
-    )
-
-
 def _called(
-    b: NodeBuilder, lhs: Node, rhs: Node, shape: tuple[int, ...], sizes: Geometry, params: Params
+    b: NodeBuilder, lhs: Node, rhs: Node, shape: tuple[int, ...], lanes: str, params: Params
 ) -> Node:
     """The call of the routine; its result has the out features last."""
+    sizes = geometry(lhs, rhs, params)
     products = math.prod((*shape, *sizes.window, sizes.inputs))
     if not products:
         return b.view(b.number(0, lhs), shape, lambda index: ())
-    plan = _plan(lhs, rhs, shape, sizes, params)
-    if text_size(tiles_of(plan.axes[-1], 28)) > TEXT_LIMIT:
+    plan = _plan(lhs, rhs, shape, lanes, params)
+    if text_size(tiles_of(plan.axes[-1], convolution_text.sums_in_registers())) > TEXT_LIMIT:
         lhs, params = _padded(b, lhs, params)
-        plan = _plan(lhs, rhs, shape, geometry(lhs, rhs, params), params)
+        plan = _plan(lhs, rhs, shape, lanes, params)
     return b.native(
         f"convolution {'x'.join(map(str, sizes.window))}",
         lambda: convolution_text.provide(plan),
@@ -141,25 +158,29 @@ def _padded(b: NodeBuilder, lhs: Node, params: Params) -> tuple[Node, Params]:
     return out, {**params, **done}
 
 
-def _plan(lhs: Node, rhs: Node, shape: tuple[int, ...], sizes: Geometry, params: Params) -> Plan:
+def _plan(lhs: Node, rhs: Node, shape: tuple[int, ...], lanes: str, params: Params) -> Plan:
+    sizes = geometry(lhs, rhs, params)
     lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
     l_batch, l_feature, *l_space = (distances(lhs.shape)[i] for i in lhs_spec)
-    _, r_feature, *r_space = (distances(rhs.shape)[i] for i in rhs_spec)
+    r_output, r_feature, *r_space = (distances(rhs.shape)[i] for i in rhs_spec)
     o_batch, _, *o_space = (distances(shape)[i] for i in out_spec)
     by_batch = params["batch_group_count"] > 1
     l_group = sizes.batch * l_batch if by_batch else sizes.inputs * l_feature
+    if sizes.inputs == 1:  # then taps may take the place of features
+        l_feature, r_feature = l_space[-1], r_space[-1]
     rows = zip(
         sizes.space, sizes.window, sizes.out_space, params["window_strides"],
         (low for low, _ in params["padding"]), params["lhs_dilation"], params["rhs_dilation"],
         strict=True,
     )  # fmt: skip
-    by_input = _by_input(lhs, rhs, lhs_spec, rhs_spec)
-    is_depthwise = sizes.outputs == 1 and l_group == 1 and sizes.groups > 1
-    groups, outputs = (1, sizes.groups) if is_depthwise else (sizes.groups, sizes.outputs)
+    groups, outputs = sizes.groups, sizes.outputs
+    if lanes == "groups":
+        groups, outputs = 1, groups
     return Plan(
         lhs.dtype, groups, sizes.batch, sizes.inputs, outputs, tuple(Axis(*row) for row in rows),
-        (l_group, l_batch, l_feature, *l_space), (sizes.outputs, r_feature, *r_space),
-        (sizes.outputs, o_batch, *o_space), int(is_depthwise), by_input,
+        (l_group, l_batch, l_feature, *l_space),
+        (sizes.outputs * r_output, r_output, r_feature, *r_space),
+        (sizes.outputs, o_batch, *o_space), lanes, _by_input(lhs, lhs_spec),
     )  # fmt: skip
 
 

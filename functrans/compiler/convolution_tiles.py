@@ -48,10 +48,13 @@ class Axis:
 class Plan:
     """A convolution over memory: extents of one group, and distances in elements.
 
-    Out features are next to each other in rhs and in the result. `lhs_at` is for (group, batch,
-    feature, *spatial), `rhs_at` for (group, feature, *spatial), `out_at` for (group, batch,
-    *spatial). `lane_step` is 1 where each out feature reads lhs one further on (depthwise), else 0.
-    With `by_input`, which suits gradients of weights, the in features are the outermost loop.
+    `lhs_at` is for (group, batch, feature, *spatial), `rhs_at` for (group, out feature, in feature,
+    *spatial), `out_at` for (group, batch, *spatial); out features are neighbours in the result.
+
+    `lanes` says what vectors run over: "outputs", which are neighbours in rhs; "groups", which are
+    so in lhs too (a depthwise convolution: its groups are given as outputs of one group); "inputs",
+    which are neighbours in lhs and rhs. With `by_input`, which suits gradients of weights, the in
+    features are the outermost loop.
     """
 
     dtype: np.dtype
@@ -63,7 +66,7 @@ class Plan:
     lhs_at: Shape
     rhs_at: Shape
     out_at: Shape
-    lane_step: int
+    lanes: str
     by_input: bool
 
     @property
@@ -74,7 +77,7 @@ class Plan:
             for a in self.axes
         ]
         extents = (self.groups, self.batch, self.inputs, self.outputs)
-        last = (self.lane_step, int(self.by_input))
+        last = (self.lanes, int(self.by_input))
         rows = [extents, *axes, self.lhs_at, self.rhs_at, self.out_at, last]
         words = ["_".join(map(str, row)).replace("-", "n") for row in rows]
         return "__".join(["convolution", self.dtype.str[1:], *words])
@@ -176,15 +179,20 @@ def text_size(tiles: list[Tiles]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """`count` blocks of out features from `first` on, in vectors of `widths`.
+    """`count` blocks of `size` out features from `first` on, in vectors of `widths`.
 
-    Vectors hold `lanes` features but for the last one of a block, which may be partly unused.
+    `steps` says how many out features on a vector begins, `used` how many of its lanes are used.
     """
 
     first: int
     count: int
-    widths: Shape
     size: int
+    widths: Shape
+    used: Shape
+
+    @property
+    def steps(self) -> Shape:
+        return tuple(itertools.accumulate(self.used[:-1], initial=0))
 
 
 def lanes_of(outputs: int, lanes: int, most: int) -> list[Lanes]:
@@ -193,12 +201,12 @@ def lanes_of(outputs: int, lanes: int, most: int) -> list[Lanes]:
     per_block = -(-vectors // -(-vectors // most))
     size = per_block * lanes
     whole, rest = divmod(outputs, size)
-    out = [Lanes(0, whole, (lanes,) * per_block, size)] if whole else []
+    out = [Lanes(0, whole, size, (lanes,) * per_block, (lanes,) * per_block)] if whole else []
     if rest:
         full, last = divmod(rest, lanes)
-        narrow = 1 << (last - 1).bit_length() if last else 0
-        widths = (lanes,) * full + ((narrow,) if last else ())
-        out.append(Lanes(whole * size, 1, widths, rest))
+        used = (lanes,) * full + ((last,) if last else ())
+        widths = tuple(1 << (n - 1).bit_length() for n in used)
+        out.append(Lanes(whole * size, 1, rest, widths, used))
     return out
 
 

@@ -2,6 +2,7 @@ import itertools
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
 import functrans as ft
@@ -151,3 +152,56 @@ def test_compiled_is_eager(case, dtype):
     out = jitted(function)(lhs, rhs)
     assert out.dtype == dtype
     np.testing.assert_array_equal(out, function(lhs, rhs))
+
+
+# Large enough for several tiles, blocks of vectors and runs of taps: lhs, rhs, the rest.
+NHWC, NCHW = ("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")
+LARGE = {
+    "several_blocks": ((3, 9, 37, 5), (3, 3, 5, 150), {"padding": "SAME"}),
+    "masked_features": ((3, 9, 30, 5), (3, 3, 5, 21), {"padding": "SAME_LOWER"}),
+    "strided": ((5, 30, 30, 16), (3, 3, 16, 32), {"window_strides": (2, 2), "padding": "SAME"}),
+    "channels_first": ((3, 8, 20, 21), (24, 8, 3, 5), {"dimension_numbers": NCHW}),
+    "transposed": ((2, 9, 40, 7), (4, 4, 7, 12), {"lhs_dilation": (2, 2)}),
+    "odd_dilations": (
+        (2, 9, 31, 7),
+        (3, 4, 7, 12),
+        {"lhs_dilation": (3, 4), "rhs_dilation": (2, 6)},
+    ),
+    "cropped": ((2, 12, 60, 7), (3, 3, 7, 12), {"padding": ((-1, -2), (-3, -1))}),
+    "few_features": ((3, 9, 40, 37), (3, 3, 37, 3), {"padding": "SAME"}),
+    "few_features_dilated": ((3, 9, 30, 37), (3, 3, 37, 2), {"rhs_dilation": (1, 2)}),
+    "single_channels": ((2, 40, 70, 1), (5, 40, 1, 1), {"padding": "SAME"}),
+    "channels_first_single": ((2, 1, 40, 70), (1, 1, 5, 40), {"dimension_numbers": NCHW}),
+    "wide_window": ((2, 6, 200, 1), (1, 150, 1, 1), {"padding": ((0, 0), (149, 149))}),
+    "wide_window_features": ((1, 2, 90, 8), (1, 80, 8, 8), {"padding": ((0, 0), (79, 79))}),
+    "depthwise": ((2, 9, 20, 70), (3, 3, 1, 70), {"feature_group_count": 70, "padding": "SAME"}),
+    "groups": ((2, 9, 20, 12), (3, 3, 4, 60), {"feature_group_count": 3, "padding": "SAME"}),
+    "batch_groups": ((6, 9, 20, 8), (3, 3, 8, 42), {"batch_group_count": 3}),
+    "small_images": ((70, 4, 4, 9), (2, 2, 9, 20), {"padding": "SAME"}),
+    "whole_window": ((40, 5, 6, 9), (5, 6, 9, 33), {}),
+}
+
+
+def convolution(options):
+    given = {"window_strides": (1, 1), "padding": "VALID", "dimension_numbers": NHWC, **options}
+    if "lhs_dilation" in options:
+        given["padding"] = ((2, 1), (1, 3))
+    return lambda lhs, rhs: lax.conv_general_dilated(lhs, rhs, **given)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_compiled_derivatives_are_eager_ones(name):
+    l_shape, r_shape, options = LARGE[name]
+    conv = convolution(options)
+    lhs, rhs = (np.round(4 * x).astype("f4") for x in operands(l_shape, r_shape))
+    ct = np.round(3 * random_array(conv(lhs, rhs).shape, "f4"))
+
+    def all_three(lhs, rhs, ct):
+        out, vjp = ft.vjp(conv, lhs, rhs)
+        return out, *vjp(ct)
+
+    # Sums of integers are exact in any order.
+    for actual, expected in zip(
+        jitted(all_three)(lhs, rhs, ct), all_three(lhs, rhs, ct), strict=True
+    ):
+        np.testing.assert_array_equal(actual, expected)
