@@ -18,6 +18,15 @@ from functrans.core import get_aval, is_weak
 from functrans.interpreters.collectives import axis_index, pmax, pmean, pmin, psum
 from functrans.numpy import promotion
 from functrans.numpy.promotion import array, cast, normalize_axes, normalize_axis
+from functrans.windows import (
+    ConvDimensionNumbers,
+    conv,
+    conv_dimension_numbers,
+    conv_general_dilated,
+    conv_transpose,
+    conv_with_general_padding,
+    padtype_to_pads,
+)
 
 # ---------------------------------------------------------------------------- elementwise
 
@@ -401,19 +410,20 @@ def dot(lhs: Any, rhs: Any) -> Any:
 
 
 __all__ = [
-    "abs", "acos", "acosh", "add", "argmax", "argmin", "asin", "asinh", "atan", "atan2",
-    "atanh", "axis_index", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor",
-    "broadcast", "broadcast_in_dim", "broadcasted_iota", "cbrt", "ceil", "clamp", "complex",
-    "concatenate", "conj", "convert_element_type", "cos", "cosh", "cumlogsumexp", "cummax",
-    "cummin", "cumprod", "cumsum", "digamma", "div", "dot", "dot_general",
-    "dynamic_index_in_dim", "dynamic_slice", "dynamic_slice_in_dim",
-    "dynamic_update_index_in_dim", "dynamic_update_slice", "dynamic_update_slice_in_dim", "eq",
-    "erf", "erf_inv", "erfc", "exp", "exp2", "expand_dims", "expm1", "floor", "full",
-    "full_like", "ge", "gt", "imag", "index_in_dim", "integer_pow", "iota", "is_finite", "le",
-    "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter",
-    "pad", "pmax", "pmean", "pmin", "population_count", "pow", "psum", "real", "reciprocal",
-    "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "rem",
-    "reshape", "rev", "rsqrt", "select", "select_n", "shift_left", "shift_right_arithmetic",
-    "sign", "sin", "sinh", "slice", "slice_in_dim", "sort", "sqrt", "square", "squeeze",
-    "stop_gradient", "sub", "tan", "tanh", "transpose",
+    "ConvDimensionNumbers", "abs", "acos", "acosh", "add", "argmax", "argmin", "asin", "asinh",
+    "atan", "atan2", "atanh", "axis_index", "bitwise_and", "bitwise_not", "bitwise_or",
+    "bitwise_xor", "broadcast", "broadcast_in_dim", "broadcasted_iota", "cbrt", "ceil", "clamp",
+    "complex", "concatenate", "conj", "conv", "conv_dimension_numbers", "conv_general_dilated",
+    "conv_transpose", "conv_with_general_padding", "convert_element_type", "cos", "cosh",
+    "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "digamma", "div", "dot", "dot_general",
+    "dynamic_index_in_dim", "dynamic_slice", "dynamic_slice_in_dim", "dynamic_update_index_in_dim",
+    "dynamic_update_slice", "dynamic_update_slice_in_dim", "eq", "erf", "erf_inv", "erfc", "exp",
+    "exp2", "expand_dims", "expm1", "floor", "full", "full_like", "ge", "gt", "imag",
+    "index_in_dim", "integer_pow", "iota", "is_finite", "le", "lgamma", "log", "log1p", "logistic",
+    "lt", "max", "min", "mul", "ne", "neg", "nextafter", "pad", "padtype_to_pads", "pmax", "pmean",
+    "pmin", "population_count", "pow", "psum", "real", "reciprocal", "reduce_and", "reduce_max",
+    "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "rem", "reshape", "rev", "rsqrt",
+    "select", "select_n", "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "slice",
+    "slice_in_dim", "sort", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tan", "tanh",
+    "transpose",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from functrans.compiler import nodes, product_rules
+from functrans.compiler import convolution, nodes, product_rules
 from functrans.compiler.affine import Index, Shape, reshape_map, scaled
 from functrans.compiler.lowering import NodeBuilder
 from functrans.compiler.nodes import Node
@@ -156,6 +156,7 @@ def concatenate(b: NodeBuilder, *xs: Node, dimension: int) -> Node:
 
 
 RULES["dot_general"] = product_rules.dot_general
+RULES["conv_general_dilated"] = convolution.convolve
 
 
 # ---------------------------------------------------------------------------- reductions

@@ -1,5 +1,8 @@
 """First-order primitives, one file a family. `ops.sin(x)` applies one; see `core.Primitive`."""
 
+from functrans.ops.convolution import (
+    conv_general_dilated,
+)
 from functrans.ops.dot import (
     dot_general,
 )
@@ -154,6 +157,7 @@ __all__ = [
     "complex",
     "concatenate",
     "conj",
+    "conv_general_dilated",
     "convert_element_type",
     "copy",
     "copysign",

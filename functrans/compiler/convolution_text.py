@@ -1,0 +1,346 @@
+"""The native routine of a convolution: loops over tiles, see `convolution_tiles`.
+
+For each tile it runs over the taps of the window; for each tap and in feature, the vectors of out
+features of rhs are loaded once, and multiplied with one number of lhs after another. The outermost
+loop is that over the batch (over the in features for gradients of weights, which add up in memory).
+Where there are few out features, vectors run over the in features, and are added up at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+from functrans.compiler.convolution_tiles import (
+    Lanes,
+    Plan,
+    Taps,
+    Tiles,
+    blocks_of,
+    lanes_of,
+    tiles_of,
+)
+from functrans.compiler.loop_text import Index, LoopText
+from functrans.compiler.scalar_types import llvm_type
+from functrans.runtime import codegen, symbols
+
+# Sums that stay in registers, by the width of vectors: one register each is left for a number of
+# lhs and, for up to four vectors, those of rhs.
+_SUMS = {512: 28, 256: 12, 128: 12}
+_VECTORS = 4
+INLINE_TAPS = 4  # runs of more taps are a loop
+
+
+@functools.cache
+def vector_bits() -> int:
+    """The width of this machine's vectors."""
+    features = symbols.llvm().get_host_cpu_features()
+    return 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
+
+
+def sums_in_registers() -> int:
+    """How many vectors a tile may have."""
+    return _SUMS[vector_bits()]
+
+
+@functools.cache
+def provide(plan: Plan) -> str:
+    """Compile the routine of `plan` and return its symbol."""
+    routine = _Dots(plan) if plan.lanes == "inputs" else _Routine(plan)
+    codegen.provide(plan.name, routine.text())
+    return f"ft_{plan.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Where a tile is: pointers to its first elements, and its extents."""
+
+    lhs: str
+    rhs: str
+    out: str
+    batch: int
+    places: Tiles
+    lanes: Lanes
+    at: tuple[Index, ...]  # along the spatial axes but for the last
+
+
+class _Routine:
+    """Writes the text of one plan."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.f = LoopText()
+        self.t = llvm_type(plan.dtype)
+        self.most = vector_bits() // (8 * plan.dtype.itemsize)
+        self.declared: set[str] = set()
+
+    def text(self) -> str:
+        f, plan = self.f, self.plan
+        lhs, rhs, out = (f.buffer(i) for i in range(3))
+        if plan.by_input:
+            self._clear(out)
+        with ExitStack() as loops:
+            if plan.by_input:
+                feature = loops.enter_context(f.loop(plan.inputs))
+                lhs = self._at(lhs, (feature, plan.lhs_at[2]))
+                rhs = self._at(rhs, (feature, plan.rhs_at[2]))
+            if plan.by_input or max(map(self._batch_capacity, self.lanes())) > 1:
+                self._features(lhs, rhs, out, plan.batch)
+            else:
+                n = loops.enter_context(f.loop(plan.batch))
+                lhs, out = self._at(lhs, (n, plan.lhs_at[1])), self._at(out, (n, plan.out_at[1]))
+                self._features(lhs, rhs, out, 1)
+        return "\n".join([*sorted(self.declared), f.function(plan.name)])
+
+    # ------------------------------------------------------------------ loops around the tiles
+
+    def lanes(self) -> list[Lanes]:
+        """The out features in blocks."""
+        return lanes_of(self.plan.outputs, self.most, _VECTORS)
+
+    def _capacity(self, lanes: Lanes) -> int:
+        return max(1, sums_in_registers() // len(lanes.widths))
+
+    def _batch_capacity(self, lanes: Lanes) -> int:
+        return max(1, self._capacity(lanes) // self.plan.axes[-1].places)
+
+    def _features(self, lhs: str, rhs: str, out: str, batch: int) -> None:
+        f, plan = self.f, self.plan
+        with f.loop(plan.groups) as g:
+            lhs, rhs = self._at(lhs, (g, plan.lhs_at[0])), self._at(rhs, (g, plan.rhs_at[0]))
+            out = self._at(out, (g, plan.out_at[0]))
+            for lanes in self.lanes():
+                with f.loop(lanes.count) as o:
+                    at = f.total((o, lanes.size), plus=lanes.first)
+                    moved = self._at(lhs, (at, int(plan.lanes == "groups")))
+                    weights = self._at(rhs, (at, plan.rhs_at[1]))
+                    self._blocks(moved, weights, self._at(out, (at, 1)), lanes, batch)
+
+    def _blocks(self, lhs: str, rhs: str, out: str, lanes: Lanes, batch: int) -> None:
+        f, plan = self.f, self.plan
+        tiles = tiles_of(plan.axes[-1], self._capacity(lanes))
+        with ExitStack() as loops:
+            places = tuple(loops.enter_context(f.loop(a.places)) for a in plan.axes[:-1])
+            out = self._at(out, *zip(places, plan.out_at[2:], strict=False))
+            for first, count, size in blocks_of(batch, self._batch_capacity(lanes)):
+                for tile in tiles:
+                    with f.loop(count) as b, f.loop(tile.count) as i:
+                        n = f.total((b, size), plus=first)
+                        begin = f.total((i, tile.begin_step), plus=tile.begin)
+                        place = f.total((i, tile.width), plus=tile.place)
+                        l_tile = self._at(lhs, (n, plan.lhs_at[1]), (begin, plan.lhs_at[-1]))
+                        o_tile = self._at(out, (n, plan.out_at[1]), (place, plan.out_at[-1]))
+                        self._tile(_Tile(l_tile, rhs, o_tile, size, tile, lanes, places))
+
+    # ------------------------------------------------------------------ a tile
+
+    def _tile(self, tile: _Tile) -> None:
+        f, plan, lanes = self.f, self.plan, tile.lanes
+        sums = {
+            (b, j, v): (f.local(self._vector(width)), self._vector(width))
+            for b in range(tile.batch)
+            for j in range(tile.places.width)
+            for v, width in enumerate(lanes.widths)
+        }
+        targets = {
+            (b, j, v): f.at(
+                self.t, tile.out, b * plan.out_at[1] + j * plan.out_at[-1] + lanes.steps[v]
+            )
+            for b, j, v in sums
+        }
+        for spot, (place, t) in sums.items():
+            v = spot[2]
+            first = "zeroinitializer" if t != self.t else "0.0" if plan.dtype.kind == "f" else "0"
+            if plan.by_input:
+                first = self._load(targets[spot], lanes.widths[v], lanes.used[v])
+            f.do(f"store {t} {first}, ptr {place}")
+        with self._outer_taps(tile) as (lhs, rhs):
+            for taps in tile.places.taps:
+                self._run(tile, taps, lhs, rhs, sums)
+        for spot, (place, t) in sums.items():
+            self.finish(f.emit(f"load {t}, ptr {place}"), targets[spot], lanes, spot[2])
+
+    @contextmanager
+    def _outer_taps(self, tile: _Tile) -> Iterator[tuple[str, str]]:
+        """Loops over the taps of all axes but the last: where lhs and rhs are for them."""
+        f, plan = self.f, self.plan
+        lhs, rhs = tile.lhs, tile.rhs
+        with ExitStack() as loops:
+            for axis, place, l_step, r_step in zip(
+                plan.axes[:-1], tile.at, plan.lhs_at[3:], plan.rhs_at[3:], strict=False
+            ):
+                tap = loops.enter_context(f.loop(axis.window))
+                i = f.total((place, axis.stride), (tap, axis.rhs_dilation), plus=-axis.low)
+                if axis.lhs_dilation > 1:
+                    step = axis.lhs_dilation
+                    i, rest = (f.emit(f"{op} i64 {i}, {step}") for op in ("sdiv", "srem"))
+                    loops.enter_context(f.when(f.emit(f"icmp eq i64 {rest}, 0")))
+                if not axis.is_inside:
+                    loops.enter_context(f.when(f.emit(f"icmp ult i64 {i}, {axis.space}")))
+                lhs, rhs = self._at(lhs, (i, l_step)), self._at(rhs, (tap, r_step))
+            yield lhs, rhs
+
+    def _run(self, tile: _Tile, taps: Taps, lhs: str, rhs: str, sums: dict) -> None:
+        """The products of a run of taps, written out if it is short."""
+        f, plan = self.f, self.plan
+        inputs = 1 if plan.by_input else plan.inputs
+        if self.is_row(taps):
+            taps, inputs = replace(taps, count=1), taps.count * inputs
+        inline = taps.count <= INLINE_TAPS
+        for k in range(taps.count if inline else 1):
+            with f.loop(1 if inline else taps.count) as i:
+                tap = f.total((i, taps.step), plus=taps.first + k * taps.step)
+                element = f.total((i, taps.element_step), plus=k * taps.element_step)
+                l_tap = self._at(lhs, (element, plan.lhs_at[-1]))
+                r_tap = self._at(rhs, (tap, plan.rhs_at[-1]))
+                self.inputs(tile, taps, l_tap, r_tap, inputs, sums)
+
+    def is_row(self, taps: Taps) -> bool:
+        """Whether the features of one tap are followed by those of the next, in lhs and rhs."""
+        plan = self.plan
+        steps = taps.element_step * plan.lhs_at[-1], taps.step * plan.rhs_at[-1]
+        features = plan.inputs * plan.lhs_at[2], plan.inputs * plan.rhs_at[2]
+        return taps.count * plan.inputs > INLINE_TAPS and not plan.by_input and steps == features
+
+    def inputs(self, tile: _Tile, taps: Taps, lhs: str, rhs: str, count: int, sums: dict) -> None:
+        """The products of `count` in features, for one tap or for a row of taps."""
+        plan, lanes = self.plan, tile.lanes
+        with self.f.loop(count) as c:
+            lhs, rhs = self._at(lhs, (c, plan.lhs_at[2])), self._at(rhs, (c, plan.rhs_at[2]))
+            weights = [
+                self._load(self.f.at(self.t, rhs, step * plan.rhs_at[1]), width, used)
+                for width, used, step in zip(lanes.widths, lanes.used, lanes.steps, strict=True)
+            ]
+            for b in range(tile.batch):
+                for j, element in taps.elements:
+                    place = self._at(lhs, (b, plan.lhs_at[1]), (element, plan.lhs_at[-1]))
+                    xs = self._of_lhs(place, lanes)
+                    for v, (x, weight) in enumerate(zip(xs, weights, strict=True)):
+                        self.add_product(sums[b, j, v], x, weight, lanes.widths[v])
+
+    def _of_lhs(self, place: str, lanes: Lanes) -> list[str]:
+        """What the vectors of weights are multiplied with."""
+        rows = list(zip(lanes.widths, lanes.used, lanes.steps, strict=True))
+        if self.plan.lanes == "groups":
+            return [self._load(self.f.at(self.t, place, s), w, used) for w, used, s in rows]
+        number = self.f.emit(f"load {self.t}, ptr {place}")
+        return [self._splat(number, w) for w, _, _ in rows]
+
+    # ------------------------------------------------------------------ instructions
+
+    def _at(self, base: str, *terms: tuple[Index, int]) -> str:
+        return self.f.at(self.t, base, self.f.total(*terms))
+
+    def _vector(self, width: int) -> str:
+        return self.t if width == 1 else f"<{width} x {self.t}>"
+
+    def letter(self, width: int = 1) -> str:
+        """How names of intrinsics end."""
+        kind = "f" if self.plan.dtype.kind == "f" else "i"
+        return f"{f'v{width}' if width > 1 else ''}{kind}{8 * self.plan.dtype.itemsize}"
+
+    def _splat(self, number: str, width: int) -> str:
+        if width == 1:
+            return number
+        v = self._vector(width)
+        one = self.f.emit(f"insertelement {v} poison, {self.t} {number}, i64 0")
+        return self.f.emit(f"shufflevector {v} {one}, {v} poison, <{width} x i32> zeroinitializer")
+
+    def _masked(self, width: int, used: int) -> str:
+        bits = ", ".join(f"i1 {str(i < used).lower()}" for i in range(width))
+        return f"<{width} x i1> <{bits}>"
+
+    def _load(self, place: str, width: int, used: int) -> str:
+        t, align = self._vector(width), self.plan.dtype.itemsize
+        if used == width:
+            return self.f.emit(f"load {t}, ptr {place}, align {align}")
+        name = f"@llvm.masked.load.{self.letter(width)}.p0"
+        self.declared.add(f"declare {t} {name}(ptr, i32, <{width} x i1>, {t})")
+        given = f"ptr {place}, i32 {align}, {self._masked(width, used)}, {t} zeroinitializer"
+        return self.f.emit(f"call {t} {name}({given})")
+
+    def finish(self, value: str, place: str, lanes: Lanes, v: int) -> None:
+        """Store a sum."""
+        width, used, align = lanes.widths[v], lanes.used[v], self.plan.dtype.itemsize
+        t = self._vector(width)
+        if used == width:
+            self.f.do(f"store {t} {value}, ptr {place}, align {align}")
+            return
+        name = f"@llvm.masked.store.{self.letter(width)}.p0"
+        self.declared.add(f"declare void {name}({t}, ptr, i32, <{width} x i1>)")
+        given = f"ptr {place}, i32 {align}, {self._masked(width, used)}"
+        self.f.do(f"call void {name}({t} {value}, {given})")
+
+    def add_product(self, total: tuple[str, str], x: str, y: str, width: int) -> None:
+        """Add `x * y` to a sum."""
+        f, (place, t) = self.f, total
+        before = f.emit(f"load {t}, ptr {place}")
+        if self.plan.dtype.kind == "f":
+            name = f"@llvm.fma.{self.letter(width)}"
+            self.declared.add(f"declare {t} {name}({t}, {t}, {t})")
+            after = f.emit(f"call {t} {name}({t} {x}, {t} {y}, {t} {before})")
+        else:
+            after = f.emit(f"add {t} {before}, {f.emit(f'mul {t} {x}, {y}')}")
+        f.do(f"store {t} {after}, ptr {place}")
+
+    def _clear(self, out: str) -> None:
+        plan = self.plan
+        points = plan.groups * plan.batch * plan.outputs
+        for axis in plan.axes:
+            points *= axis.places
+        self.declared.add("declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
+        size = points * plan.dtype.itemsize
+        self.f.do(f"call void @llvm.memset.p0.i64(ptr {out}, i8 0, i64 {size}, i1 false)")
+
+
+class _Dots(_Routine):
+    """Vectors run over the in features: a sum is a vector per out feature."""
+
+    def lanes(self) -> list[Lanes]:
+        size, count = min(self.plan.outputs, _VECTORS), self.plan.outputs
+        blocks = [(0, count // size, size), (count // size * size, 1, count % size)]
+        return [
+            Lanes(first, n, size, (self.most,) * size, (1,) * size)
+            for first, n, size in blocks
+            if n and size
+        ]
+
+    def inputs(self, tile: _Tile, taps: Taps, lhs: str, rhs: str, count: int, sums: dict) -> None:
+        whole, rest = divmod(count, self.most)
+        if whole:
+            with self.f.loop(whole) as c:
+                at = (c, self.most)
+                self._dots(tile, taps, self._at(lhs, at), self._at(rhs, at), self.most, sums)
+        if rest:
+            at = (1, whole * self.most)
+            self._dots(tile, taps, self._at(lhs, at), self._at(rhs, at), rest, sums)
+
+    def _dots(self, tile: _Tile, taps: Taps, lhs: str, rhs: str, used: int, sums: dict) -> None:
+        plan, width = self.plan, self.most
+        weights = [
+            self._load(self._at(rhs, (v, plan.rhs_at[1])), width, used)
+            for v in range(tile.lanes.size)
+        ]
+        for b in range(tile.batch):
+            for j, element in taps.elements:
+                place = self._at(lhs, (b, plan.lhs_at[1]), (element, plan.lhs_at[-1]))
+                x = self._load(place, width, used)
+                for v, weight in enumerate(weights):
+                    self.add_product(sums[b, j, v], x, weight, width)
+
+    def finish(self, value: str, place: str, lanes: Lanes, v: int) -> None:
+        t, vector = self.t, self._vector(self.most)
+        if self.plan.dtype.kind == "f":
+            name = f"@llvm.vector.reduce.fadd.{self.letter(self.most)}"
+            self.declared.add(f"declare {t} {name}({t}, {vector})")
+            total = self.f.emit(f"call reassoc {t} {name}({t} -0.0, {vector} {value})")
+        else:
+            name = f"@llvm.vector.reduce.add.{self.letter(self.most)}"
+            self.declared.add(f"declare {t} {name}({vector})")
+            total = self.f.emit(f"call {t} {name}({vector} {value})")
+        self.f.do(f"store {t} {total}, ptr {place}")
+
+
+__all__ = ["provide", "sums_in_registers", "vector_bits"]
