@@ -46,7 +46,8 @@ def gemm_symbol(kind: str) -> str:
     return f"ft_cblas_{name}"
 
 
-def _libraries() -> list[Path]:
+def libraries() -> list[Path]:
+    """The files of OpenBLAS that NumPy's and SciPy's wheels bring along."""
     found: list[Path] = []
     for package in ("numpy", "scipy"):
         spec = importlib.util.find_spec(package)
@@ -60,7 +61,7 @@ def _libraries() -> list[Path]:
 
 @functools.cache
 def _c_interface() -> tuple[ctypes.CDLL, str, str, int] | None:
-    for path in _libraries():
+    for path in libraries():
         library = ctypes.CDLL(str(path))
         for prefix, suffix, bits in _PREFIXES:
             if hasattr(library, f"{prefix}dgemm{suffix}"):
