@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from functrans import dtypes, ops, pytree
+from functrans import lax_linalg as linalg
 from functrans.core import get_aval, is_weak
 from functrans.interpreters.collectives import axis_index, pmax, pmean, pmin, psum
 from functrans.numpy import promotion
@@ -419,9 +420,9 @@ __all__ = [
     "dynamic_index_in_dim", "dynamic_slice", "dynamic_slice_in_dim", "dynamic_update_index_in_dim",
     "dynamic_update_slice", "dynamic_update_slice_in_dim", "eq", "erf", "erf_inv", "erfc", "exp",
     "exp2", "expand_dims", "expm1", "floor", "full", "full_like", "ge", "gt", "imag",
-    "index_in_dim", "integer_pow", "iota", "is_finite", "le", "lgamma", "log", "log1p", "logistic",
-    "lt", "max", "min", "mul", "ne", "neg", "nextafter", "pad", "padtype_to_pads", "pmax", "pmean",
-    "pmin", "population_count", "pow", "psum", "real", "reciprocal", "reduce_and", "reduce_max",
+    "index_in_dim", "integer_pow", "iota", "is_finite", "le", "lgamma", "linalg", "log", "log1p",
+    "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "pad", "padtype_to_pads",
+    "pmax", "pmean", "pmin", "population_count", "pow", "psum", "real", "reciprocal", "reduce_and", "reduce_max",
     "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "rem", "reshape", "rev", "rsqrt",
     "select", "select_n", "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "slice",
     "slice_in_dim", "sort", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tan", "tanh",

@@ -13,6 +13,7 @@ from functrans.loop_ir import Affine
 Index = tuple[Affine, ...]
 IndexMap = Callable[[Index], Index]
 Shape = tuple[int, ...]
+Axes = Sequence[tuple[int, int]]  # (extent, stride) of each
 
 ZERO = Affine()
 
@@ -59,6 +60,18 @@ def strides_of(shape: Shape) -> Shape:
     for axis in range(len(shape) - 2, -1, -1):
         strides[axis] = strides[axis + 1] * shape[axis + 1]
     return tuple(strides)
+
+
+def merged_stride(axes: Axes) -> int | None:
+    """The stride of axes taken as one; None if they have none."""
+    merged: tuple[int, int] | None = None
+    for n, stride in axes:
+        if n == 1:
+            continue
+        if merged is not None and merged[1] != n * stride:
+            return None
+        merged = (n, stride)
+    return merged[1] if merged else 0
 
 
 def flat(index: Index, shape: Shape) -> Affine:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from functrans.compiler.affine import ZERO, Index, IndexMap, Shape, variable
+from functrans.compiler.affine import ZERO, Index, IndexMap, Shape, flat, variable
 from functrans.loop_ir import Check, Failure
 
 
@@ -347,3 +347,16 @@ def symbolic_index(shape: Shape) -> Index:
 
 
 _AXIS = [variable(f"d{i}") for i in range(64)]
+
+
+def memory_strides(x: Node) -> list[int]:
+    """The distance in memory, in elements, of neighbours along each axis of a stored node."""
+    base, index = resolve(x, symbolic_index(x.shape))
+    terms = dict(flat(index, base.shape).terms)
+    return [terms.get(f"d{i}", 0) for i in range(len(x.shape))]  # type: ignore[misc]
+
+
+def memory_offset(x: Node) -> int:
+    """Where the first element of a stored node is in its memory."""
+    base, index = resolve(x, (ZERO,) * len(x.shape))
+    return flat(index, base.shape).offset  # type: ignore[return-value]

@@ -16,9 +16,9 @@ from functrans.checking import check_jaxpr
 from functrans.compiler.assembly import assemble, bind_outputs, reachable
 from functrans.compiler.fusion import fuse
 from functrans.compiler.lowering import to_nodes
-from functrans.compiler.lowering_rules import RULES
 from functrans.compiler.memory import plan_memory
 from functrans.compiler.simplify import simplify
+from functrans.compiler.spectral_rules import RULES
 from functrans.config import switches
 from functrans.ir import ClosedJaxpr
 from functrans.loop_ir import Program

@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 
 from functrans.compiler import nodes
-from functrans.compiler.affine import ZERO, Shape, flat, strides_of
+from functrans.compiler.affine import Axes, Shape, merged_stride, strides_of
 from functrans.compiler.lowering import NodeBuilder
-from functrans.compiler.nodes import Node, symbolic_index
-
-Axes = Sequence[tuple[int, int]]  # (extent, stride) of each
+from functrans.compiler.nodes import Node
 
 
 def dot_general(b: NodeBuilder, lhs: Node, rhs: Node, *, dimension_numbers: Any) -> Node:
@@ -66,12 +64,12 @@ class _Operand:
     def __init__(self, b: NodeBuilder, x: Node, axes: Sequence[Sequence[int]]):
         self.node = b.stored(x)
         self.axes = axes
-        strides = _strides(self.node)
+        strides = nodes.memory_strides(self.node)
         groups = [[(self.node.shape[i], strides[i]) for i in group] for group in axes]
         rows, columns = merged_stride(groups[1]), merged_stride(groups[2])
         self.batch: Axes = groups[0]
         self.strides = (0, rows or 0, columns or 0)
-        is_plain = not _offset(self.node) and min(strides, default=0) >= 0
+        is_plain = not nodes.memory_offset(self.node) and min(strides, default=0) >= 0
         if rows is None or columns is None or not is_plain:
             self.copy(b)
 
@@ -80,31 +78,6 @@ class _Operand:
         order = tuple(i for group in self.axes for i in group)
         x = b.copy(b.permute(self.node, order))
         self.__init__(b, x, list(_consecutive([len(group) for group in self.axes])))
-
-
-def _strides(x: Node) -> list[int]:
-    """The distance in memory, in elements, of neighbours along each axis of a stored node."""
-    base, index = nodes.resolve(x, symbolic_index(x.shape))
-    terms = dict(flat(index, base.shape).terms)
-    return [terms.get(f"d{i}", 0) for i in range(len(x.shape))]  # type: ignore[misc]
-
-
-def _offset(x: Node) -> Any:
-    """Where the first element of a stored node is in its memory."""
-    base, index = nodes.resolve(x, (ZERO,) * len(x.shape))
-    return flat(index, base.shape).offset
-
-
-def merged_stride(axes: Axes) -> int | None:
-    """The stride of axes taken as one; None if they have none."""
-    merged: tuple[int, int] | None = None
-    for n, stride in axes:
-        if n == 1:
-            continue
-        if merged is not None and merged[1] != n * stride:
-            return None
-        merged = (n, stride)
-    return merged[1] if merged else 0
 
 
 def _merged_batches(*batches: Axes) -> tuple[int, list[int], int, list[int]] | None:

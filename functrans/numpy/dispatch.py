@@ -13,6 +13,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 from functrans.core import current_trace, eval_trace
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,6 +39,17 @@ def implements(*numpy_functions: Any, public: bool = True) -> Callable[[F], F]:
         if public:
             NAMES[traced.__name__] = wrapper
         return wrapper
+
+    return decorate
+
+
+def implements_linalg(name: str) -> Callable[[F], F]:
+    """`implements` for a function of `numpy.linalg`."""
+
+    def decorate(traced: F) -> F:
+        eager = getattr(np.linalg, name)
+        TRACED[eager] = traced
+        return eager_or_traced(eager, traced)
 
     return decorate
 

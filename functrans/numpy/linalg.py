@@ -1,4 +1,4 @@
-"""Norms and small pieces of `numpy.linalg`; decompositions and solves are not here yet.
+"""`numpy.linalg`: norms, powers and products here; the rest from `solvers` and `decompositions`.
 
 The derivative of a norm at 0 is 0.
 """
@@ -6,32 +6,45 @@ The derivative of a norm at 0 is 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from functrans import dtypes, ops
 from functrans.numpy import contractions, indexing, manipulation, promotion
-from functrans.numpy.dispatch import TRACED, eager_or_traced
+from functrans.numpy.decompositions import (
+    cond,
+    eig,
+    eigh,
+    eigvals,
+    eigvalsh,
+    lstsq,
+    matrix_rank,
+    pinv,
+    qr,
+    svd,
+    svdvals,
+)
+from functrans.numpy.dispatch import TRACED, implements_linalg
 from functrans.numpy.manipulation import reshaped
 from functrans.numpy.promotion import array, cast, insert_axes, normalize_axes
 from functrans.numpy.reductions import max as maximum_of
 from functrans.numpy.reductions import min as minimum_of
 from functrans.numpy.reductions import root_of_sum
+from functrans.numpy.solvers import (
+    cholesky,
+    det,
+    inv,
+    slogdet,
+    solve,
+    square_operand,
+    tensorinv,
+    tensorsolve,
+)
 from functrans.numpy.ufuncs import absolute, power
 
 _max = maximum_of.__wrapped__  # type: ignore[attr-defined]
 _min = minimum_of.__wrapped__  # type: ignore[attr-defined]
-
-
-def _implements(name: str) -> Callable[[Any], Any]:
-    def decorate(traced: Any) -> Any:
-        eager = getattr(np.linalg, name)
-        TRACED[eager] = traced
-        return eager_or_traced(eager, traced)
-
-    return decorate
 
 
 def _squares(x: Any) -> Any:
@@ -71,10 +84,11 @@ def _matrix_norm(x: Any, rows: int, columns: int, ord: Any) -> Any:
         over -= over > along
         return _max(sums, axis=over) if ord > 0 else _min(sums, axis=over)
     if ord in (2, -2, "nuc"):
-        raise TypeError(
-            f"numpy.linalg.norm(x, {ord!r}) of a matrix needs singular values, which cannot be "
-            "traced yet; the orders 'fro', 1, -1, inf and -inf can."
-        )
+        rest = [i for i in range(x.ndim) if i not in (rows, columns)]
+        values = svdvals.__wrapped__(manipulation.permute(x, [*rest, rows, columns]))
+        if ord == "nuc":
+            return ops.reduce_sum(values, axes=(len(rest),))
+        return _max(values, axis=-1) if ord == 2 else _min(values, axis=-1)
     raise ValueError("Invalid norm order for matrices.")
 
 
@@ -85,9 +99,9 @@ def _norm_operand(x: Any) -> Any:
     return x
 
 
-@_implements("norm")
+@implements_linalg("norm")
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    """`numpy.linalg.norm`: all vector orders; matrix orders fro, 1, -1, inf, -inf."""
+    """`numpy.linalg.norm`: all orders."""
     x = _norm_operand(x)
     if axis is None:
         axes = tuple(range(x.ndim))
@@ -106,7 +120,7 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
     return insert_axes(y, axes) if keepdims else y
 
 
-@_implements("vector_norm")
+@implements_linalg("vector_norm")
 def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Any:
     """`numpy.linalg.vector_norm`."""
     x = _norm_operand(x)
@@ -119,28 +133,24 @@ def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any
     return insert_axes(y, axes) if keepdims else y
 
 
-@_implements("matrix_norm")
+@implements_linalg("matrix_norm")
 def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:
-    """`numpy.linalg.matrix_norm`: the orders fro, 1, -1, inf, -inf."""
+    """`numpy.linalg.matrix_norm`: all orders."""
     x = _norm_operand(x)
     axes = (x.ndim - 2, x.ndim - 1)
     y = _matrix_norm(x, *axes, ord)
     return insert_axes(y, axes) if keepdims else y
 
 
-@_implements("matrix_power")
+@implements_linalg("matrix_power")
 def matrix_power(a: Any, n: int) -> Any:
-    """`numpy.linalg.matrix_power` for n >= 0, by repeated squaring."""
-    x = array(a)
+    """`numpy.linalg.matrix_power`, by repeated squaring."""
     n = n.__index__()
-    if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
-        raise np.linalg.LinAlgError("Last 2 dimensions of the array must be square")
-    if n < 0:
-        raise TypeError(
-            f"matrix_power(a, {n}) needs an inverse, which cannot be traced yet; n >= 0 can."
-        )
+    x = square_operand(array(a))
     if n == 0:
         return promotion.broadcast_to(cast(np.eye(x.shape[-1]), x.dtype), x.shape)
+    if n < 0:
+        x, n = inv.__wrapped__(x), -n
     result = None
     while n:
         if n & 1:
@@ -150,7 +160,7 @@ def matrix_power(a: Any, n: int) -> Any:
     return result
 
 
-@_implements("multi_dot")
+@implements_linalg("multi_dot")
 def multi_dot(arrays: Any, *, out: Any = None) -> Any:
     """`numpy.linalg.multi_dot`, in the order in which NumPy's einsum would contract."""
     if out is not None:
@@ -171,26 +181,26 @@ tensordot = contractions.tensordot
 matrix_transpose = manipulation.matrix_transpose
 
 
-@_implements("cross")
+@implements_linalg("cross")
 def cross(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
     """`numpy.linalg.cross`: of 3-vectors along `axis`."""
     return TRACED[np.cross](x1, x2, axis=axis)
 
 
-@_implements("vecdot")
+@implements_linalg("vecdot")
 def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
     """`numpy.linalg.vecdot`: products of vectors along `axis`, the first conjugated."""
     first = TRACED[np.moveaxis](x1, axis, -1)
     return TRACED[np.vecdot](first, TRACED[np.moveaxis](x2, axis, -1))
 
 
-@_implements("trace")
+@implements_linalg("trace")
 def trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Any:
     """`numpy.linalg.trace`: of the last two axes."""
     return TRACED[np.trace](x, offset, -2, -1, dtype)
 
 
-@_implements("diagonal")
+@implements_linalg("diagonal")
 def diagonal(x: Any, /, *, offset: int = 0) -> Any:
     """`numpy.linalg.diagonal`: of the last two axes."""
     return indexing.diagonal(x, offset, -2, -1)
@@ -202,16 +212,34 @@ TRACED[np.linalg.tensordot] = TRACED[np.tensordot]
 TRACED[np.linalg.matrix_transpose] = TRACED[np.matrix_transpose]
 
 __all__ = [
+    "cholesky",
+    "cond",
     "cross",
+    "det",
     "diagonal",
+    "eig",
+    "eigh",
+    "eigvals",
+    "eigvalsh",
+    "inv",
+    "lstsq",
     "matmul",
     "matrix_norm",
     "matrix_power",
+    "matrix_rank",
     "matrix_transpose",
     "multi_dot",
     "norm",
     "outer",
+    "pinv",
+    "qr",
+    "slogdet",
+    "solve",
+    "svd",
+    "svdvals",
     "tensordot",
+    "tensorinv",
+    "tensorsolve",
     "trace",
     "vecdot",
     "vector_norm",

@@ -86,7 +86,8 @@ def _thread_functions() -> tuple[Any, Any] | None:
     return None if get is None or limit is None else (get, limit)
 
 
-def _libraries() -> list[Path]:
+def libraries() -> list[Path]:
+    """The files of OpenBLAS that NumPy's and SciPy's wheels bring along."""
     found: list[Path] = []
     for package in ("numpy", "scipy"):
         spec = importlib.util.find_spec(package)
@@ -100,7 +101,7 @@ def _libraries() -> list[Path]:
 
 @functools.cache
 def _c_interface() -> tuple[ctypes.CDLL, str, str, int] | None:
-    for path in _libraries():
+    for path in libraries():
         library = ctypes.CDLL(str(path))
         for prefix, suffix, bits in _PREFIXES:
             if hasattr(library, f"{prefix}dgemm{suffix}"):

@@ -1,5 +1,5 @@
 """The parts of SciPy that can be traced."""
 
-from functrans.scipy import special
+from functrans.scipy import linalg, special
 
-__all__ = ["special"]
+__all__ = ["linalg", "special"]

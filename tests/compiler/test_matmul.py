@@ -107,7 +107,7 @@ def only_fortran_blas(monkeypatch):
     caches = (blas._c_interface, blas.gemm_symbol, matmul._routine)
     for cache in caches:
         cache.cache_clear()
-    monkeypatch.setattr(blas, "_libraries", list)
+    monkeypatch.setattr(blas, "libraries", list)
     yield
     for cache in caches:
         cache.cache_clear()

@@ -35,9 +35,12 @@ class CheckedTrace(Trace):
         said = primitive.abstract_eval(*[get_aval(v) for v in values], **params)
         with np.errstate(all="ignore"):
             out = primitive.impl(*values, **params)
-        assert not isinstance(out, np.ndarray) or out.ndim, f"{primitive}: a 0-d array, no scalar"
-        assert get_aval(out) == said, f"{primitive}: says {said}, gives {get_aval(out)} ({params})"
-        return CheckedTracer(self, out)
+        outs, avals = (out, said) if primitive.multiple_results else ([out], [said])
+        for y, aval in zip(outs, avals, strict=True):
+            assert not isinstance(y, np.ndarray) or y.ndim, f"{primitive}: a 0-d array, no scalar"
+            assert get_aval(y) == aval, f"{primitive}: says {aval}, gives {get_aval(y)} ({params})"
+        tracers = [CheckedTracer(self, y) for y in outs]
+        return tracers if primitive.multiple_results else tracers[0]
 
 
 def wrap(trace: CheckedTrace, x: Any) -> Any:

@@ -330,17 +330,55 @@ def test_every_public_function_has_a_row():
     assert set(NAMES) - set(fnp.__all__) == {"choose_between"}
 
 
+Q = np.array([[2.0, 0.5, -1.0], [0.25, 3.0, 0.5], [-0.5, 1.0, 4.0]])
+Q32 = Q.astype(np.float32)
+QC = Q + 1j * Q[::-1]
+QS = np.stack([Q, Q @ Q, Q.T])
+P = Q @ Q.T
+PC = QC @ QC.conj().T
+PS = np.stack([P, P + np.eye(3)])
+E0 = np.zeros((0, 0))
+E2 = np.zeros((2, 0, 0))
+SQUARE = [Q, Q32, QC, QS, P.astype(int), E0, E2, A, V]
+ANY = [Q, A, A.T, F, C, QS, E]
+
 LINALG = {
+    "cholesky": [*each([P, P.astype(np.float32), PC, PS, E0, -P, A, V]), call(P, upper=True),
+        call(PC, upper=True)],
+    "solve": [call(Q, x) for x in (V[:3], A, A[:, :1], QS, C, E, V)] + [call(QS, x) for x in (V[:3],
+        A, QS)] + [call(QC, V[:3]), call(Q32, F), call(np.ones((3, 3)), V[:3]), call(E0, E0),
+        call(A, V), call(I[:, :3], V[:3]), call(H[:, :3], V[:3])],
+    "inv": [*each(SQUARE), call(np.ones((3, 3)))],
+    "det": [*each(SQUARE), call(np.ones((3, 3)))],
+    "slogdet": [*each(SQUARE), call(np.ones((3, 3)))],
+    "tensorinv": [call(np.eye(24).reshape(4, 6, 8, 3)), call(Q, 1), call(Q, 0)],
+    "tensorsolve": [call(np.eye(24).reshape(6, 4, 2, 3, 4), A[:1].repeat(6, 0)), call(Q, V[:3]),
+        call(np.eye(6).reshape(2, 6, 3), V[:2].repeat(3).reshape(2, 3), (1,)), call(A, V[:3])],
+    "qr": [*each(ANY), *each(ANY, mode="complete"), call(A, "r"), call(A, "wrong"), call(V)],
+    "eigh": [*each([P, PC, PS, E0, V, A]), call(P, "U"), call(P, "X")],
+    "eigvalsh": [*each([P, PC, PS, E0]), call(P, "U")],
+    "eig": [call(x + 0j) for x in (Q, QS, QC)],
+    "eigvals": [call(x + 0j) for x in (Q, QS, QC, E0)] + [call(V)],
+    "svd": [*each(ANY), *each(ANY, full_matrices=False), call(A, compute_uv=False), call(V)],
+    "svdvals": each(ANY),
+    "pinv": [*each([Q, A, A.T, C, QS, E]), call(A, 0.5), call(V)],
+    "matrix_rank": [*each([Q, A, np.ones((3, 3)), QS, V, np.zeros(3), C]), call(A, 1.5)],
+    "lstsq": [call(A.T, V), call(A.T, np.stack([V, V], 1)), call(A, V[:3]), call(Q, V[:3]), call(A,
+        V), call(QS, V), call(A.T, V, -1)],
+    "cond": [*[call(Q, p) for p in (None, 2, -2, 1, -1, np.inf, "fro")], call(QS), call(A), call(
+        np.ones((2, 2)), 1), call(A, 1), call(V)],
     "norm": [*[call(V, o) for o in (None, 2, 1, 0, np.inf, -np.inf, 3, 2.5, -1)], call(A), call(A,
-        "fro"), call(A, 1), call(A, -1), call(A, np.inf),
+        "fro"), call(A, 1), call(A, -1), call(A, np.inf), call(A, 2), call(A, -2), call(A, "nuc"),
              call(A, -np.inf), call(A, axis=0), call(A, 1, axis=1), call(T, axis=(0, 2)), call(A,
                  axis=1, keepdims=True), call(A, keepdims=True),
              call(C), call(I), call(F, axis=0), call(V, "fro"), call(T, axis=(0, 1, 2)), call(T),
-                 call(T, np.inf, (2, 0)), call(T, 1, (2, 0))],
+                 call(T, np.inf, (2, 0)), call(T, 2, (2, 0)), call(T, "nuc", (0, 1)),
+                 call(T, 1, (2, 0))],
     "vector_norm": [call(V), call(A), call(A, axis=0), call(T, axis=(0, 2)), call(A, ord=1), call(A,
         axis=(0, 1), keepdims=True)],
     "matrix_norm": [call(A), call(T), call(A, ord=1), call(A, ord=np.inf, keepdims=True)],
-    "matrix_power": [call(A[:, :3], 3), call(A[:, :3], 0), call(A[:, :3], 5), call(A, 2)],
+    "matrix_power": [call(A[:, :3], 3), call(A[:, :3], 0), call(A[:, :3], 5), call(A, 2),
+        call(Q, -1), call(QS, -2), call(I[:, :3], -1), call(np.ones((2, 2)), -1)],
     "multi_dot": [call([A, A.T, A]), call([V, A.T, A, V]), call([A, V])],
     "matmul": [call(A, A.T)], "vecdot": [call(V, V), call(A, A, axis=0)], "outer": [call(V, V)],
         "tensordot": [call(A,
@@ -361,6 +399,28 @@ def test_linalg_on_tracers(name, i):
     except Exception:
         return
     same(traced(getattr(fnp.linalg, name), *args, **kwargs), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: np.linalg.pinv(x, rtol=0.5),
+        lambda x: np.linalg.pinv(x, rtol=None),
+        lambda x: np.linalg.pinv(x, 0.5, rtol=0.5),
+        lambda x: np.linalg.matrix_rank(x, rtol=0.5),
+        lambda x: np.linalg.matrix_rank(x, 1, rtol=1),
+    ],
+)
+def test_relative_tolerances_are_numpys(f):
+    like_numpy(f, A, rtol=1e-10)
+
+
+def test_eigenvalues_of_traced_real_matrices_are_complex():
+    w, v = traced(np.linalg.eig, Q)
+    assert w.dtype == v.dtype == np.complex128
+    np.testing.assert_allclose(w, np.linalg.eigvals(Q), rtol=1e-12)
+    np.testing.assert_allclose(Q @ v, v * w, rtol=1e-10)
+    assert traced(np.linalg.eigvals, Q32).dtype == np.complex64
 
 
 DTYPE_CALLS = [

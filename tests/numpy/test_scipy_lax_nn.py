@@ -188,5 +188,5 @@ def test_one_hot_places_ones():
 def test_every_name_is_tested():
     assert set(nn.__all__) == {*NN, "one_hot"}
     assert set(special.__all__) == {*UNARY, *BINARY, "logsumexp", "softmax", "log_softmax"}
-    assert all(callable(getattr(lax, name)) for name in lax.__all__)
+    assert all(callable(getattr(lax, name)) for name in set(lax.__all__) - {"linalg"})
     assert fnp.at is not None
