@@ -48,10 +48,14 @@ def _numba() -> tuple[Any, Any]:
     llvm = symbols.llvm()
 
     class LeanLibrary(numba_codegen.JITCodeLibrary):
+        optimized = True
+
         def _optimize_functions(self, ll_module: Any) -> None:
             ll_module.data_layout = self._codegen._data_layout
 
         def _optimize_final_module(self) -> None:
+            if not self.optimized:
+                return
             tuning = llvm.create_pipeline_tuning_options(speed_level=3)
             tuning.loop_vectorization = True
             # Unrolling doubles compile time, and a loop unrolled whole is no longer vectorized.
@@ -82,8 +86,8 @@ def _refuse_unknown_symbols(module: Any) -> None:
             )
 
 
-def compile_llvm(text: str) -> NativeCode:
-    """Optimize and compile a module."""
+def compile_llvm(text: str, *, optimized: bool = True) -> NativeCode:
+    """Compile a module; `optimized=False` is for text that gains little from it."""
     codegen, lock = _numba()
     with lock:
         symbols.register()
@@ -94,6 +98,7 @@ def compile_llvm(text: str) -> NativeCode:
         )
         module.name = unique
         library = codegen.create_library(unique)
+        library.optimized = optimized
         library.add_llvm_module(module)
         library.finalize()
     return NativeCode(library, f"{unique}_")
