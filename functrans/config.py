@@ -19,14 +19,37 @@ class _Switches(threading.local):
 
 switches = _Switches()
 
+unusual: dict[int, int] = {}
+"""Threads in which a call of a jitted function may mean more than to run its machine code: inside
+a transformation, a named axis or a switch; with the number of such blocks. Mostly it is empty, and
+that is all that a call has to look at."""
+
+
+def enter_unusual() -> int:
+    """Begin a block in which calls look closer; `leave_unusual` takes what it returns."""
+    thread = threading.get_ident()
+    unusual[thread] = unusual.get(thread, 0) + 1
+    return thread
+
+
+def leave_unusual(thread: int) -> None:
+    """End the block."""
+    count = unusual.get(thread, 0)
+    if count > 1:
+        unusual[thread] = count - 1
+    else:
+        unusual.pop(thread, None)
+
 
 @contextmanager
 def _switch(name: str, value: bool) -> Iterator[None]:
     before = getattr(switches, name)
     setattr(switches, name, value)
+    thread = enter_unusual()
     try:
         yield
     finally:
+        leave_unusual(thread)
         setattr(switches, name, before)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from functrans import dtypes
+from functrans.config import enter_unusual, leave_unusual
 from functrans.errors import (
     ConcretizationTypeError,
     MissingRule,
@@ -184,14 +185,16 @@ def current(trace: Trace) -> Iterator[None]:
     """Make `trace` current inside the block."""
     before = _state.trace
     _state.trace = trace
+    thread = enter_unusual()
     try:
         yield
     finally:
+        leave_unusual(thread)
         _state.trace = before
 
 
 def swap_trace(trace: Trace) -> Trace:
-    """Make `trace` current and return the one that was: `current` without a context manager."""
+    """Make `trace` current and return the one that was, inside a block of `current`."""
     before = _state.trace
     _state.trace = trace
     return before
@@ -214,9 +217,11 @@ def named_axis(name: Any, size: int) -> Iterator[None]:
     """Bind an axis name inside the block (`vmap(..., axis_name=...)`)."""
     before = _state.axis_sizes
     _state.axis_sizes = (*before, (name, size))
+    thread = enter_unusual()
     try:
         yield
     finally:
+        leave_unusual(thread)
         _state.axis_sizes = before
 
 

@@ -9,9 +9,9 @@ jitted function: each rule here turns one program into another and binds `jit` a
 from __future__ import annotations
 
 import functools
-import inspect
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 
@@ -23,17 +23,19 @@ from functrans.arguments import (
     flatten_outputs,
     function_name,
 )
-from functrans.checking import check_jaxpr
-from functrans.compiler import pipeline
-from functrans.config import switches
-from functrans.core import Linear, Primitive, Tracer, Zero, eval_trace, get_aval
+from functrans.call_path import short_way
+from functrans.config import switches, unusual
+from functrans.core import Linear, Primitive, Tracer, Zero, eval_trace
 from functrans.interpreters.batching import batch_jaxpr, move_to
 from functrans.interpreters.jvp import jvp_jaxpr
 from functrans.interpreters.linearize import LinearTrace, partial_eval_jaxpr
 from functrans.interpreters.staging import trace_to_jaxpr
 from functrans.interpreters.transpose import transpose_jaxpr
 from functrans.ir import ClosedJaxpr, ShapedArray
+from functrans.runtime.dispatcher import Dispatcher
 from functrans.runtime.executable import Executable
+from functrans.stages import Lowered, Traced, executable_of
+from functrans.static_arguments import NONE_STATIC, Static, complete_places
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -114,109 +116,7 @@ class JitPrimitive(Primitive):
 jit_primitive = JitPrimitive("jit")
 
 
-def executable_of(
-    closed: ClosedJaxpr, *, name: str = "main", host_steps: str = "allow"
-) -> Executable:
-    """The machine code of a program, compiled when it is first wanted."""
-    key = ("executable", host_steps)
-    found = closed.derived.get(key)
-    if found is None:
-        if switches.check_ir:
-            check_jaxpr(closed, "tracing")
-        found = closed.derived[key] = pipeline.compile_closed_jaxpr(
-            closed, name=name, host_steps=host_steps
-        )
-    return found
-
-
 # ---------------------------------------------------------------------------- stages
-
-
-class Traced:
-    """A function traced for one signature: `.jaxpr`, and `.lower()`."""
-
-    def __init__(self, jaxpr: ClosedJaxpr, in_tree: Any, out_tree: Any, options: dict[str, Any]):
-        self.jaxpr = jaxpr
-        self.in_tree = in_tree
-        self.out_tree = out_tree
-        self.options = options
-
-    def lower(self) -> Lowered:
-        """The stages of the compiler for this program."""
-        return Lowered(self)
-
-
-class Lowered:
-    """Every stage between a traced function and machine code, each printable.
-
-    `.jaxpr`, `.simplified`, `.loop_program` (Python text that runs), `.llvm`, `.assembly`.
-    """
-
-    def __init__(self, traced: Traced):
-        self._traced = traced
-        self.jaxpr = traced.jaxpr
-        self.in_tree = traced.in_tree
-        self.out_tree = traced.out_tree
-
-    @functools.cached_property
-    def simplified(self) -> ClosedJaxpr:
-        """The jaxpr after inlining, algebra, common subexpressions and dead code."""
-        return pipeline.simplify(self.jaxpr)
-
-    @functools.cached_property
-    def program(self) -> Any:
-        """The loop program as data (`functrans.loop_ir.Program`)."""
-        return pipeline.lower_to_program(self.jaxpr, self._traced.options["name"])
-
-    @property
-    def loop_program(self) -> str:
-        """The loop program as Python text; it runs."""
-        return pipeline.program_to_python(self.program)
-
-    @functools.cached_property
-    def _executable(self) -> Any:
-        return executable_of(self.jaxpr, **self._traced.options)
-
-    @property
-    def llvm(self) -> str:
-        """The optimized LLVM module."""
-        return self._executable.llvm
-
-    @property
-    def assembly(self) -> str:
-        """The machine code of this CPU, as text."""
-        return self._executable.asm
-
-    def as_text(self) -> str:
-        """The loop program: the stage that says what will run."""
-        return self.loop_program
-
-    def compile(self) -> Compiled:
-        """Compile now, and return what runs for exactly this signature."""
-        return Compiled(self, self._executable)
-
-
-class Compiled:
-    """A compiled function for one signature; call it with arguments of that signature."""
-
-    def __init__(self, lowered: Lowered, executable: Any):
-        self._lowered = lowered
-        self._executable = executable
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, tree = pytree.tree_flatten((args, kwargs))
-        if tree != self._lowered.in_tree:
-            raise TypeError(
-                f"compiled for arguments of structure {self._lowered.in_tree}, called with {tree}."
-            )
-        for i, (x, aval) in enumerate(zip(leaves, self._lowered.jaxpr.in_avals, strict=True)):
-            if get_aval(x) != aval:
-                raise TypeError(f"compiled for leaf {i} of type {aval}, called with {get_aval(x)}.")
-        return pytree.tree_unflatten(self._lowered.out_tree, self._executable(leaves))
-
-    def as_text(self) -> str:
-        """The machine code, as text."""
-        return self._lowered.assembly
 
 
 # ---------------------------------------------------------------------------- the transformation
@@ -225,110 +125,87 @@ class Compiled:
 class _Entry:
     """What one signature of a jitted function led to."""
 
-    __slots__ = ("executable", "hoisted", "jaxpr", "out_tree", "returns_leaf")
+    __slots__ = ("calls", "executable", "hoisted", "jaxpr", "out_tree", "way")
 
     def __init__(self, jaxpr: ClosedJaxpr, out_tree: Any, hoisted: list[Any]):
         self.jaxpr = jaxpr
         self.out_tree = out_tree
-        self.hoisted = (
-            hoisted  # tracers of an enclosing transformation that the function closes over
-        )
-        self.executable: Any = None
-        self.returns_leaf = pytree.treedef_is_leaf(out_tree)
+        # Tracers of an enclosing transformation that the function closes over.
+        self.hoisted = hoisted
+        self.executable: Executable | None = None
+        self.way: Callable[..., Any] | None = None
+        self.calls = 0
 
 
-class Jitted(Generic[P, R]):
-    """A jitted function; see `jit`."""
+class _Programs:
+    """The programs of a function by signature, and the general way to call them."""
 
-    def __init__(
-        self,
-        fun: Callable[P, R],
-        static_argnums: tuple[int, ...],
-        static_argnames: tuple[str, ...],
-        host_steps: str,
-    ):
-        functools.update_wrapper(self, fun)
-        self._fun = fun
-        self._static_argnums, self._static_argnames = _static_arguments(
-            fun, static_argnums, static_argnames
-        )
-        self._has_static = bool(self._static_argnums or self._static_argnames)
-        self._options = {"name": function_name(fun), "host_steps": host_steps}
-        self._entries: dict[Any, _Entry] = {}
-        self._simple: dict[Any, _Entry] = {}  # calls of positional leaves, by their signatures
+    def __init__(self, fun: Callable[..., Any], places: Any, options: dict[str, Any]):
+        self.fun = fun
+        self.static_places = places
+        self.options = options
+        self.entries: dict[Any, _Entry] = {}
+        self.dispatcher: Dispatcher | None = None
+        self.owner: Callable[[], Jitted[..., Any] | None] = lambda: None
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Find the program for these arguments, or trace it, and run it."""
         if switches.jit_disabled:
-            return self._fun(*args, **kwargs)
+            return self.fun(*args, **kwargs)
         state = core._state
-        if not kwargs and not self._has_static and state.trace is eval_trace:
-            # The common call of plain arrays and numbers: no tree to take apart.
-            simple = tuple([_leaf_signature(x) for x in args])
-            found = self._simple.get(simple)
-            if found is not None and not state.axis_sizes:
-                outs = found.executable(args)
-                return outs[0] if found.returns_leaf else found.out_tree.unflatten(outs)
-        else:
-            simple = None
-        static = self._split_static(args, kwargs) if self._has_static else _NONE_STATIC
+        static = self.split_static(args, kwargs)
         leaves, tree = pytree.tree_flatten(static.rest(args, kwargs))
         key = (tree, static.key(), state.axis_sizes, *[_signature(x) for x in leaves])
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         if entry is None:
-            entry = self._trace(args, kwargs, static, leaves, tree)
+            entry = self.trace(args, kwargs, static, leaves, tree)
             if not entry.hoisted:
-                self._entries[key] = entry
-        if state.trace is eval_trace:
-            run = entry.executable
-            if run is None:
-                for x in leaves:
-                    if isinstance(x, Tracer):
-                        raise core.leaked(x)
-                # Its `call`, not itself: a method less per call.
-                run = entry.executable = executable_of(entry.jaxpr, **self._options).call
-            if simple is not None and None not in simple and not state.axis_sizes:
-                self._simple[simple] = entry
-            outs = run(leaves)
-        else:
+                self.entries[key] = entry
+        if state.trace is not eval_trace:
             operands = [*entry.hoisted, *leaves]
-            outs = jit_primitive(*operands, jaxpr=entry.jaxpr, **self._options)
-        return entry.out_tree.unflatten(outs)
+            outs = jit_primitive(*operands, jaxpr=entry.jaxpr, **self.options)
+            return entry.out_tree.unflatten(outs)
+        if entry.executable is None:
+            for x in leaves:
+                if isinstance(x, Tracer):
+                    raise core.leaked(x)
+            entry.executable = executable_of(entry.jaxpr, **self.options)
+        outs = entry.executable.call(leaves)
+        result = entry.out_tree.unflatten(outs)
+        if not state.axis_sizes:
+            entry.calls += 1
+            if entry.calls == _CALLS_TO_SHORTEN:
+                entry.way = short_way(entry.executable, leaves, tree, static, entry.out_tree)
+            if entry.way is not None:
+                self._prefer(entry.way, len(args), bool(kwargs))
+        return result
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else _BoundMethod(self, instance)
+    def _prefer(self, way: Callable[..., Any], positional: int, keywords: bool) -> None:
+        """Let calls try this way before the general one."""
+        if self.dispatcher is None:
+            self.dispatcher = Dispatcher(self.options["name"], self.call, unusual)
+            owner = self.owner()
+            if owner is not None:
+                owner.__call__ = self.dispatcher.function
+        if way not in self.dispatcher.recent:
+            self.dispatcher.prefer(way, positional, keywords=keywords)
 
-    def trace(self, *args: P.args, **kwargs: P.kwargs) -> Traced:
-        """Trace for arguments of this signature (arrays or ShapeDtypeStructs)."""
-        static = self._split_static(args, kwargs)
-        static.key()  # refuses what cannot be hashed, as a call would
-        leaves, tree = pytree.tree_flatten(static.rest(args, kwargs))
-        entry = self._trace(args, kwargs, static, leaves, tree)
-        return Traced(entry.jaxpr, tree, entry.out_tree, self._options)
-
-    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Lowered:
-        """Trace for this signature; gives the stages of the compiler."""
-        return self.trace(*args, **kwargs).lower()
-
-    def clear_cache(self) -> None:
-        """Forget all traced signatures and their machine code."""
-        self._entries.clear()
-        self._simple.clear()
-
-    def _split_static(self, args: Any, kwargs: Any) -> _Static:
+    def split_static(self, args: Any, kwargs: Any) -> Static:
         """Take the static arguments out of a call."""
-        by_position = {n: args[n] for n in self._static_argnums if n < len(args)}
-        by_name = {k: kwargs[k] for k in self._static_argnames if k in kwargs}
-        return _Static(by_position, by_name)
+        nums, names = self.static_places
+        if not nums and not names:
+            return NONE_STATIC
+        by_position = {n: args[n] for n in nums if n < len(args)}
+        return Static(by_position, {k: kwargs[k] for k in names if k in kwargs})
 
-    def _trace(
-        self, args: Any, kwargs: Any, static: _Static, leaves: list[Any], tree: Any
-    ) -> _Entry:
-        what = f"jit of {self._options['name']}"
+    def trace(self, args: Any, kwargs: Any, static: Static, leaves: list[Any], tree: Any) -> _Entry:
+        """Trace the function for arguments of this signature."""
+        what = f"jit of {self.options['name']}"
         positions = [i for i in range(len(args)) if i not in static.by_position]
         keys = [k for k in kwargs if k not in static.by_name]
 
         def names() -> list[str]:
-            return chosen_names(self._fun, args, kwargs, positions, keys)
+            return chosen_names(self.fun, args, kwargs, positions, keys)
 
         shaped = [x for x in leaves if not hasattr(x, "shape") or not hasattr(x, "dtype")]
         check_leaves(shaped, names, what)
@@ -337,9 +214,8 @@ class Jitted(Generic[P, R]):
 
         def flat(*tracers: Any) -> list[Any]:
             traced_args, traced_kwargs = pytree.tree_unflatten(tree, tracers)
-            full = _merge_static(traced_args, static.by_position)
-            fun: Callable[..., Any] = self._fun
-            out = fun(*full, **traced_kwargs, **static.by_name)
+            full = static.merged(traced_args)
+            out = self.fun(*full, **traced_kwargs, **static.by_name)
             outs, structure = flatten_outputs(out, what)
             out_tree.append(structure)
             return outs
@@ -349,37 +225,59 @@ class Jitted(Generic[P, R]):
         closed, hoisted = _hoist_tracers(closed)
         return _Entry(closed, out_tree[0], hoisted)
 
-
-class _Static:
-    """The static arguments of a call."""
-
-    __slots__ = ("by_name", "by_position")
-
-    def __init__(self, by_position: dict[int, Any], by_name: dict[str, Any]):
-        self.by_position = by_position
-        self.by_name = by_name
-
-    def key(self) -> Any:
-        """What tells them from those of other calls."""
-        places = (*self.by_position.items(), *sorted(self.by_name.items()))
-        return tuple((place, _static_key(value, place)) for place, value in places)
-
-    def rest(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """The arguments that are traced."""
-        if not self.by_position and not self.by_name:
-            return args, kwargs
-        dynamic = tuple(x for i, x in enumerate(args) if i not in self.by_position)
-        return dynamic, {k: v for k, v in kwargs.items() if k not in self.by_name}
+    def clear(self) -> None:
+        """Forget all programs."""
+        self.entries.clear()
+        if self.dispatcher is not None:
+            self.dispatcher.clear()
 
 
-_NONE_STATIC = _Static({}, {})
+_CALLS_TO_SHORTEN = 2  # a function called once needs no short way
 
 
-def _merge_static(args: Sequence[Any], static: dict[int, Any]) -> list[Any]:
-    full = list(args)
-    for n in sorted(static):
-        full.insert(n, static[n])
-    return full
+class Jitted(Generic[P, R]):
+    """A jitted function; see `jit`."""
+
+    # `__call__` is a slot: Python calls what an instance has there. In the beginning that is
+    # `_Programs.call`, later a dispatcher of machine code, with no Python function on the way.
+    __slots__ = ("__call__", "__dict__", "__weakref__")
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    def __init__(
+        self,
+        fun: Callable[P, R],
+        static_argnums: tuple[int, ...],
+        static_argnames: tuple[str, ...],
+        host_steps: str,
+    ):
+        functools.update_wrapper(self, fun)
+        places = complete_places(fun, static_argnums, static_argnames)
+        options = {"name": function_name(fun), "host_steps": host_steps}
+        self._programs = _Programs(fun, places, options)
+        self._programs.owner = weakref.ref(self)
+        self.__call__ = self._programs.call
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else _BoundMethod(self, instance)
+
+    def trace(self, *args: P.args, **kwargs: P.kwargs) -> Traced:
+        """Trace for arguments of this signature (arrays or ShapeDtypeStructs)."""
+        programs = self._programs
+        static = programs.split_static(args, kwargs)
+        static.key()  # refuses what cannot be hashed, as a call would
+        leaves, tree = pytree.tree_flatten(static.rest(args, kwargs))
+        entry = programs.trace(args, kwargs, static, leaves, tree)
+        return Traced(entry.jaxpr, tree, entry.out_tree, programs.options)
+
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Lowered:
+        """Trace for this signature; gives the stages of the compiler."""
+        return self.trace(*args, **kwargs).lower()
+
+    def clear_cache(self) -> None:
+        """Forget all traced signatures and their machine code."""
+        self._programs.clear()
 
 
 def _hoist_tracers(closed: ClosedJaxpr) -> tuple[ClosedJaxpr, list[Any]]:
@@ -393,17 +291,6 @@ def _hoist_tracers(closed: ClosedJaxpr) -> tuple[ClosedJaxpr, list[Any]]:
         constvars=[v for v, _ in kept], invars=[*(v for v, _ in traced), *closed.jaxpr.invars]
     )
     return ClosedJaxpr(jaxpr, [c for _, c in kept]), [c for _, c in traced]
-
-
-def _leaf_signature(x: Any) -> Any:
-    """The signature of a plain array or number; None for what may be a container."""
-    t = type(x)
-    if t is np.ndarray:
-        return x.shape, x.dtype
-    return t if t in _NUMBERS else None
-
-
-_NUMBERS = frozenset(dtypes.PYTHON_SCALARS) | {np.dtype(code).type for code in "?bhilqBHILQfdFD"}
 
 
 def _signature(x: Any) -> Any:
@@ -420,40 +307,24 @@ def _signature(x: Any) -> Any:
     return t
 
 
-class _ArrayByContent:
-    """A static ndarray argument: equal contents are the same program."""
-
-    def __init__(self, x: np.ndarray):
-        self.key = (x.shape, x.dtype.str, x.tobytes())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ArrayByContent) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-
-def _static_key(value: Any, place: int | str) -> Any:
-    if isinstance(value, np.ndarray):
-        return _ArrayByContent(value)
-    try:
-        hash(value)
-    except TypeError:
-        raise ValueError(
-            f"the static argument {place!r} = {value!r} of type {type(value).__name__} is not "
-            "hashable, so calls cannot be told apart by it.\n  Pass a tuple instead of a list, or "
-            "a frozen dataclass."
-        ) from None
-    return type(value), value
-
-
 class _BoundMethod:
     """A jitted method of one object. What the object holds is part of the signature."""
 
     def __init__(self, jitted: Jitted[..., Any], instance: Any):
         self._jitted = jitted
         self._instance = instance
-        functools.update_wrapper(self, jitted._fun)
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        return self._jitted._programs.fun
+
+    @property
+    def __name__(self) -> str:
+        return self._jitted.__name__  # type: ignore[attr-defined]
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self._jitted.__doc__
 
     def _function(self) -> Jitted[..., Any]:
         jitted, instance = self._jitted, self._instance
@@ -462,14 +333,14 @@ class _BoundMethod:
         methods = jitted.__dict__.setdefault("_methods", {})
         key = (id(instance), tuple((k, _field_key(v)) for k, v in vars(instance).items()))
         if key not in methods:
-            bound = functools.partial(jitted._fun, instance)
-            methods[key] = Jitted(bound, (), (), jitted._options["host_steps"])
+            bound = functools.partial(jitted._programs.fun, instance)
+            methods[key] = Jitted(bound, (), (), jitted._programs.options["host_steps"])
             methods[key]._held = list(vars(instance).values())  # keeps the ids in the key unique
         return methods[key]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if switches.jit_disabled:
-            return self._jitted._fun(self._instance, *args, **kwargs)
+            return self._jitted._programs.fun(self._instance, *args, **kwargs)
         return self._function()(*args, **kwargs)
 
     def trace(self, *args: Any, **kwargs: Any) -> Traced:
@@ -485,40 +356,6 @@ def _field_key(value: Any) -> Any:
     if type(value) in (bool, int, float, complex, str, type(None)):
         return type(value), value
     return id(value)
-
-
-def _static_arguments(
-    fun: Callable[..., Any], argnums: tuple[int, ...], argnames: tuple[str, ...]
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Complete positions by names and names by positions, as far as the signature tells."""
-    if not argnums and not argnames:
-        return (), ()
-    try:
-        parameters = list(inspect.signature(fun).parameters.values())
-    except (ValueError, TypeError):
-        return tuple(sorted(argnums)), argnames
-    positional = [
-        p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    accepts_more = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    nums = {n + len(positional) if n < 0 else n for n in argnums}
-    for n in nums:
-        if n >= len(positional) and not accepts_more:
-            raise ValueError(
-                f"jit of {function_name(fun)}: static_argnums has {n}, but the function takes "
-                f"{len(positional)} positional argument(s) ({', '.join(positional)})."
-            )
-    known = {p.name for p in parameters}
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    for name in argnames:
-        if name not in known and not open_ended:
-            raise ValueError(
-                f"jit of {function_name(fun)}: static_argnames has {name!r}, which is not a "
-                f"parameter ({', '.join(p.name for p in parameters)})."
-            )
-    names = set(argnames) | {positional[n] for n in nums if n < len(positional)}
-    nums |= {i for i, name in enumerate(positional) if name in names}
-    return tuple(sorted(nums)), tuple(sorted(names))
 
 
 @overload

@@ -59,12 +59,15 @@ def keystr(path: Iterable[Any]) -> str:
     return "".join(str(k) for k in path)
 
 
-class _Node(NamedTuple):
+class Node(NamedTuple):
     """How a container type is taken apart: to (children, aux data) and back."""
 
     flatten: Callable[[Any], tuple[Sequence[Any], Any]]
     unflatten: Callable[[Any, Sequence[Any]], Any]
     keys: Callable[[Any], Sequence[Any]]  # key of each child of this very container
+    # Where children and aux data are plain attributes: the names of the two.
+    fields: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    is_sequence: bool = False  # iteration gives the children, the class of them the container
 
 
 class _Keys:
@@ -91,11 +94,17 @@ _known_keys: dict[tuple[Any, ...], _Keys] = {}
 _CACHE_LIMIT = 4096  # entries; bounds what programs that make up keys or classes can hold
 
 
-def _new_keys(original: tuple[Any, ...]) -> _Keys:
+def is_sortable(keys: tuple[Any, ...]) -> bool:
+    """Whether dicts with these keys have one structure, in whatever order they hold them."""
     try:
-        keys = _Keys(original, tuple(sorted(original)))
+        sorted(keys)
     except TypeError:
-        keys = _Keys(original, original)
+        return False
+    return True
+
+
+def _new_keys(original: tuple[Any, ...]) -> _Keys:
+    keys = _Keys(original, tuple(sorted(original)) if is_sortable(original) else original)
     if all(type(k) is str for k in original):
         if len(_known_keys) >= _CACHE_LIMIT:
             _known_keys.clear()
@@ -129,17 +138,17 @@ def _flatten_defaultdict(d: collections.defaultdict[Any, Any]) -> tuple[list[Any
     return children, (d.default_factory, keys)
 
 
-_registry: dict[type, _Node] = {
-    list: _Node(lambda x: (x, None), lambda _, c: list(c), _positions),
-    tuple: _Node(lambda x: (x, None), lambda _, c: tuple(c), _positions),
-    dict: _Node(_flatten_dict, _unflatten_dict, _dict_keys),
-    type(None): _Node(lambda _: ((), None), lambda _, __: None, lambda _: ()),
-    collections.OrderedDict: _Node(
+_registry: dict[type, Node] = {
+    list: Node(lambda x: (x, None), lambda _, c: list(c), _positions, is_sequence=True),
+    tuple: Node(lambda x: (x, None), lambda _, c: tuple(c), _positions, is_sequence=True),
+    dict: Node(_flatten_dict, _unflatten_dict, _dict_keys),
+    type(None): Node(lambda _: ((), None), lambda _, __: None, lambda _: ()),
+    collections.OrderedDict: Node(
         lambda d: (list(d.values()), tuple(d)),
         lambda a, c: collections.OrderedDict(zip(a, c, strict=True)),
         lambda d: [DictKey(k) for k in d],
     ),
-    collections.defaultdict: _Node(
+    collections.defaultdict: Node(
         _flatten_defaultdict,
         lambda a, c: collections.defaultdict(a[0], _unflatten_dict(a[1], c)),
         _dict_keys,
@@ -248,15 +257,18 @@ def _show(d: PyTreeDef) -> str:
     return f"CustomNode({name}, [{', '.join(inner)}])"
 
 
-def _node_of(t: type) -> _Node | None:
+def node_of(t: type) -> Node | None:
     """How to take a type apart, or None for a leaf; namedtuples need no registration."""
     node = _registry.get(t)
     if node is not None or t in _leaf_types:
         return node
     if issubclass(t, tuple) and hasattr(t, "_fields"):
         fields: tuple[str, ...] = t._fields  # type: ignore[attr-defined]
-        return _Node(
-            lambda x: (x, None), lambda _, c: t(*c), lambda _: [GetAttrKey(f) for f in fields]
+        return Node(
+            lambda x: (x, None),
+            lambda _, c: t(*c),
+            lambda _: [GetAttrKey(f) for f in fields],
+            is_sequence=True,
         )
     if len(_leaf_types) >= _CACHE_LIMIT:
         _leaf_types.clear()
@@ -274,7 +286,7 @@ def _flatten(x: Any, leaves: list[Any], is_leaf: Callable[[Any], bool] | None) -
     if t is tuple or t is list:
         children, aux = x, None
     else:
-        node = _node_of(t)
+        node = node_of(t)
         if node is None:
             leaves.append(x)
             return _LEAF
@@ -314,7 +326,7 @@ def flatten_one_level(tree: Any) -> tuple[list[Any], Any]:
 
     Raises ValueError for a leaf.
     """
-    node = _node_of(type(tree))
+    node = node_of(type(tree))
     if node is None:
         raise ValueError(f"{type(tree).__name__} is a leaf and has no children.")
     children, aux = node.flatten(tree)
@@ -330,7 +342,7 @@ def _build(d: PyTreeDef, leaves: Any) -> Any:
         return tuple(children)
     if t is list:
         return children
-    return _node_of(t).unflatten(d.aux, children)  # type: ignore[union-attr]
+    return node_of(t).unflatten(d.aux, children)  # type: ignore[union-attr]
 
 
 def tree_unflatten(treedef: PyTreeDef, leaves: Iterable[Any]) -> Any:
@@ -347,7 +359,7 @@ def build_tree(treedef: PyTreeDef, children: Iterable[Any]) -> Any:
     children = list(children)
     if treedef.node_type is None or len(children) != len(treedef.kids):
         raise ValueError(f"{treedef} has {len(treedef.kids)} children, got {len(children)}.")
-    return _node_of(treedef.node_type).unflatten(treedef.aux, children)  # type: ignore[union-attr]
+    return node_of(treedef.node_type).unflatten(treedef.aux, children)  # type: ignore[union-attr]
 
 
 def _collect(d: PyTreeDef, tree: Any, out: list[Any]) -> bool:
@@ -357,14 +369,14 @@ def _collect(d: PyTreeDef, tree: Any, out: list[Any]) -> bool:
         return True
     if type(tree) is not d.node_type:
         return False
-    children, aux = _node_of(d.node_type).flatten(tree)  # type: ignore[union-attr]
+    children, aux = node_of(d.node_type).flatten(tree)  # type: ignore[union-attr]
     if aux != d.aux or len(children) != len(d.kids):
         return False
     return all(_collect(kid, child, out) for kid, child in zip(d.kids, children, strict=True))
 
 
 def _describe(tree: Any) -> str:
-    if _node_of(type(tree)) is not None:
+    if node_of(type(tree)) is not None:
         text = f"{type(tree).__name__} {_show(tree_structure(tree))}"
     else:
         shape = getattr(tree, "shape", None)
@@ -380,7 +392,7 @@ def _differences(d: PyTreeDef, tree: Any, path: tuple[Any, ...]) -> Iterator[str
     if type(tree) is not d.node_type:
         yield f"{at}{_describe(tree)}. Give both the same type of container."
         return
-    node = _node_of(d.node_type)
+    node = node_of(d.node_type)
     children, aux = node.flatten(tree)  # type: ignore[union-attr]
     if len(children) != len(d.kids):
         advice = f"Give both the same length: {len(d.kids)} or {len(children)}."
@@ -464,7 +476,7 @@ def tree_transpose(outer_treedef: PyTreeDef, inner_treedef: PyTreeDef | None, tr
 def _flatten_with_path(
     x: Any, path: tuple[Any, ...], out: list[Any], is_leaf: Callable[[Any], bool] | None
 ) -> None:
-    node = None if is_leaf is not None and is_leaf(x) else _node_of(type(x))
+    node = None if is_leaf is not None and is_leaf(x) else node_of(type(x))
     if node is None:
         out.append((path, x))
         return
@@ -519,7 +531,7 @@ def tree_broadcast(
 
 def all_leaves(values: Iterable[Any], is_leaf: Callable[[Any], bool] | None = None) -> bool:
     """Whether every value is a leaf."""
-    return all((is_leaf is not None and is_leaf(x)) or _node_of(type(x)) is None for x in values)
+    return all((is_leaf is not None and is_leaf(x)) or node_of(type(x)) is None for x in values)
 
 
 def treedef_is_leaf(treedef: PyTreeDef) -> bool:
@@ -541,7 +553,7 @@ def treedef_tuple(treedefs: Iterable[PyTreeDef]) -> PyTreeDef:
 # ---------------------------------------------------------------------------- registration
 
 
-def _register(cls: type, node: _Node) -> None:
+def _register(cls: type, node: Node) -> None:
     if cls in _registry:
         raise ValueError(f"{cls.__name__} is already a pytree.")
     _registry[cls] = node
@@ -565,7 +577,7 @@ def register_pytree_node(
     def keys(x: Any) -> list[Any]:
         return [FlattenedIndexKey(i) for i in range(len(flatten(x)[0]))]
 
-    _register(nodetype, _Node(flatten, lambda a, c: unflatten_func(a, tuple(c)), keys))
+    _register(nodetype, Node(flatten, lambda a, c: unflatten_func(a, tuple(c)), keys))
 
 
 def register_pytree_with_keys(
@@ -582,7 +594,7 @@ def register_pytree_with_keys(
     def keys(x: Any) -> list[Any]:
         return [key for key, _ in flatten_with_keys(x)[0]]
 
-    _register(nodetype, _Node(flatten, lambda a, c: unflatten_func(a, tuple(c)), keys))
+    _register(nodetype, Node(flatten, lambda a, c: unflatten_func(a, tuple(c)), keys))
 
 
 def register_pytree_node_class(cls: type) -> type:
@@ -632,10 +644,11 @@ def register_dataclass(
 
     _register(
         nodetype,
-        _Node(
+        Node(
             lambda x: ([getattr(x, f) for f in data], tuple(getattr(x, f) for f in meta)),
             unflatten,
             lambda _: [GetAttrKey(f) for f in data],
+            (tuple(data), tuple(meta)),
         ),
     )
     return nodetype
@@ -643,7 +656,7 @@ def register_dataclass(
 
 def register_static(cls: type) -> type:
     """Class decorator: instances are containers of no leaves, compared by value."""
-    _register(cls, _Node(lambda x: ((), x), lambda x, _: x, lambda _: ()))
+    _register(cls, Node(lambda x: ((), x), lambda x, _: x, lambda _: ()))
     return cls
 
 

@@ -15,7 +15,7 @@ LAYERS = [
     ["ops"],
     ["interpreters"],
     ["compiler", "runtime"],
-    ["arguments", "jit"],
+    ["arguments", "static_arguments", "stages", "call_path", "jit"],
     ["api", "vectorize", "test_util"],
     ["numpy", "lax", "lax_linalg", "windows", "nn", "scipy", "tree", "tree_util"],
 ]

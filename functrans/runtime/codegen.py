@@ -33,11 +33,13 @@ _libraries: list[Any] = []  # what the linker returned: it unlinks what nobody h
 class Unit:
     """A native function. `parts(name)` gives the LLVM texts that define `@name` and what it uses.
 
-    Parts are declarations and functions; equal ones of several units are one in a module.
+    Parts are declarations and functions; equal ones of several units are one in a module. What
+    is not optimized compiles in a third of the time.
     """
 
     key: str
     parts: Callable[[str], Iterable[str]]
+    is_optimized: bool = True
 
     @functools.cached_property
     def name(self) -> str:
@@ -57,11 +59,13 @@ def addresses(units: Sequence[Unit]) -> list[int]:
 def _bring_in(missing: dict[str, Unit]) -> None:
     for found in cache.find(missing):
         _link(found)
-    rest = {name: u for name, u in missing.items() if name not in _addresses}
-    if rest:
-        made = _compiled(rest)
-        cache.store(made)
-        _link(made)
+    for how in (True, False):
+        wanted = [u for u in missing.values() if u.is_optimized == how]
+        rest = [u for u in wanted if u.name not in _addresses]
+        if rest:
+            made = _compiled(rest, is_optimized=how)
+            cache.store(made)
+            _link(made)
 
 
 # ---------------------------------------------------------------------------- compiling
@@ -101,25 +105,28 @@ def assembly(text: str) -> str:
     return _machine().emit_assembly(optimized(text))
 
 
-def _compiled(units: dict[str, Unit]) -> cache.Entry:
-    module = optimized(module_text(units.values()))
+def _compiled(units: Sequence[Unit], *, is_optimized: bool) -> cache.Entry:
+    text = module_text(units)
+    module = optimized(text) if is_optimized else symbols.llvm().parse_assembly(text)
     wanted = [
         value.name
         for value in itertools.chain(module.functions, module.global_variables)
         if value.is_declaration and not value.name.startswith("llvm.")
     ]
-    return cache.Entry(tuple(units), tuple(wanted), _machine().emit_object(module))
+    level = 3 if is_optimized else 0
+    names = tuple(u.name for u in units)
+    return cache.Entry(names, tuple(wanted), _machine(level).emit_object(module))
 
 
 @functools.cache
-def _machine() -> Any:
+def _machine(level: int = 3) -> Any:
     llvm = symbols.llvm()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()
     features = llvm.get_host_cpu_features().flatten()
     return target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, **_CODE_MODEL
+        cpu=llvm.get_host_cpu_name(), features=features, opt=level, jit=True, **_CODE_MODEL
     )
 
 

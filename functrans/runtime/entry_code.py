@@ -23,11 +23,12 @@ ALIGNMENT = 64  # of a block and its arena: a cache line, and the widest vector
 
 
 def _word(name: str, kind: str = "i64") -> str:
-    """Read a word of %record into the variable of its name."""
-    return _read(f"%{name}", kind, "%record", 8 * WORDS.index(name))
+    """Text that reads a word of %record into the variable of its name."""
+    return read(f"%{name}", kind, "%record", 8 * WORDS.index(name))
 
 
-def _read(variable: str, kind: str, base: str, offset: int) -> str:
+def read(variable: str, kind: str, base: str, offset: int) -> str:
+    """Text that reads what lies `offset` bytes behind the pointer `base` into a variable."""
     return (
         f"  {variable}.at = getelementptr i8, ptr {base}, i64 {offset}\n"
         f"  {variable} = load {kind}, ptr {variable}.at"
@@ -41,7 +42,7 @@ def _declared(text: str) -> str:
 _SYMBOLS = """
 @ft.type.ndarray = external global i8
 @ft.dtype.B = external global i8
-@ft.none = external global i8
+@ft.not_implemented = external global i8
 @ft.true = external global i8
 """ + _declared("""
     ptr @ft.numpy.NewFromDescr(ptr, ptr, i32, ptr, ptr, ptr, i32, ptr)
@@ -82,7 +83,7 @@ new:
 refuse:
   ret ptr null
 align:
-{_read("%data", "i64", "%owner", objects.DATA_OFFSET)}
+{read("%data", "i64", "%owner", objects.DATA_OFFSET)}
   %raised = add i64 %data, {ALIGNMENT - 1}
   %aligned = and i64 %raised, {-ALIGNMENT}
   %block = inttoptr i64 %aligned to ptr
@@ -113,14 +114,14 @@ _INPUT = f"""
 define internal ptr @input(ptr %object, ptr %spec, ptr %scratch) {{
 entry:
   %overflow = alloca i32
-{_read("%type", "ptr", "%object", objects.TYPE_OFFSET)}
+{read("%type", "ptr", "%object", objects.TYPE_OFFSET)}
   %value = getelementptr i8, ptr %object, i64 {objects.DATA_OFFSET}
-{_read("%dtype", "ptr", "%spec", 0)}
-{_read("%scalar", "ptr", "%spec", 8)}
-{_read("%python", "ptr", "%spec", 16)}
-{_read("%number", "i64", "%spec", 24)}
-{_read("%ndim", "i64", "%spec", 32)}
-{_read("%shape", "ptr", "%spec", 40)}
+{read("%dtype", "ptr", "%spec", 0)}
+{read("%scalar", "ptr", "%spec", 8)}
+{read("%python", "ptr", "%spec", 16)}
+{read("%number", "i64", "%spec", 24)}
+{read("%ndim", "i64", "%spec", 32)}
+{read("%shape", "ptr", "%spec", 40)}
   %is.array = icmp eq ptr %type, @ft.type.ndarray
   br i1 %is.array, label %array, label %other
 
@@ -138,16 +139,16 @@ array:
   %all.ok = and i1 %some.ok, %ndim.ok
   br i1 %all.ok, label %compare.dtype, label %refuse
 compare.dtype:
-{_read("%given.dtype", "ptr", "%object", objects.DTYPE_OFFSET)}
+{read("%given.dtype", "ptr", "%object", objects.DTYPE_OFFSET)}
   %same.object = icmp eq ptr %given.dtype, %dtype
   br i1 %same.object, label %compare.shape, label %compare.meaning
 compare.meaning:
-{_read("%meaning", "i64", "%dtype", objects.DTYPE_MEANING_OFFSET)}
-{_read("%given.meaning", "i64", "%given.dtype", objects.DTYPE_MEANING_OFFSET)}
+{read("%meaning", "i64", "%dtype", objects.DTYPE_MEANING_OFFSET)}
+{read("%given.meaning", "i64", "%given.dtype", objects.DTYPE_MEANING_OFFSET)}
   %same.meaning = icmp eq i64 %meaning, %given.meaning
   br i1 %same.meaning, label %compare.shape, label %refuse
 compare.shape:
-{_read("%given.shape", "ptr", "%object", objects.SHAPE_OFFSET)}
+{read("%given.shape", "ptr", "%object", objects.SHAPE_OFFSET)}
   br label %axis
 axis:
   %i = phi i64 [ 0, %compare.shape ], [ %i.next, %compare.extent ]
@@ -237,15 +238,15 @@ loop:
 make:
   %spec = getelementptr [{OUTPUT_WORDS} x i64], ptr %output_specs, i64 %i
   %object.at = getelementptr ptr, ptr %objects, i64 %i
-{_read("%ndim", "i64", "%spec", 8)}
+{read("%ndim", "i64", "%spec", 8)}
   %is.scalar = icmp eq i64 %ndim, 0
   br i1 %is.scalar, label %scalar, label %array
 scalar:
   %place = getelementptr [16 x i8], ptr %scratch, i64 %i
   br label %made
 array:
-{_read("%dtype", "ptr", "%spec", 0)}
-{_read("%shape", "ptr", "%spec", 16)}
+{read("%dtype", "ptr", "%spec", 0)}
+{read("%shape", "ptr", "%spec", 16)}
   %ndim.int = trunc i64 %ndim to i32
   call void @Py_IncRef(ptr %dtype)
   %new = call ptr @ft.numpy.NewFromDescr(ptr @ft.type.ndarray, ptr %dtype, i32 %ndim.int,
@@ -253,7 +254,7 @@ array:
   %failed = icmp eq ptr %new, null
   br i1 %failed, label %forget, label %created
 created:
-{_read("%data", "ptr", "%new", objects.DATA_OFFSET)}
+{read("%data", "ptr", "%new", objects.DATA_OFFSET)}
   br label %made
 made:
   %object = phi ptr [ null, %scalar ], [ %new, %created ]
@@ -305,11 +306,11 @@ loop:
   br i1 %at.end, label %done, label %look
 look:
   %spec = getelementptr [{OUTPUT_WORDS} x i64], ptr %output_specs, i64 %i
-{_read("%ndim", "i64", "%spec", 8)}
+{read("%ndim", "i64", "%spec", 8)}
   %is.scalar = icmp eq i64 %ndim, 0
   br i1 %is.scalar, label %make, label %following
 make:
-{_read("%dtype", "ptr", "%spec", 0)}
+{read("%dtype", "ptr", "%spec", 0)}
   %buffer.at = getelementptr ptr, ptr %buffers, i64 %i
   %buffer = load ptr, ptr %buffer.at
   %new = call ptr @ft.numpy.Scalar(ptr %buffer, ptr %dtype, ptr null)
@@ -410,10 +411,10 @@ long:
 _ENTRY = f"""
 define ptr @ft_entry_call(ptr %self, ptr %args, i64 %count) {{
 entry:
-{_read("%record", "ptr", "%self", objects.DATA_OFFSET)}
+{read("%record", "ptr", "%self", objects.DATA_OFFSET)}
 {_word("inputs")}
   %all.given = icmp eq i64 %count, %inputs
-  br i1 %all.given, label %prepare, label %none
+  br i1 %all.given, label %prepare, label %not.mine
 prepare:
   %block = call ptr @take_block(ptr %record)
   %no.memory = icmp eq ptr %block, null
@@ -475,10 +476,10 @@ raised:
   ret ptr null
 refuse:
   call void @keep_block(ptr %record, ptr %block)
-  br label %none
-none:
-  call void @Py_IncRef(ptr @ft.none)
-  ret ptr @ft.none
+  br label %not.mine
+not.mine:
+  call void @Py_IncRef(ptr @ft.not_implemented)
+  ret ptr @ft.not_implemented
 }}"""
 
 TEXT = "\n".join(

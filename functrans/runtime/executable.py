@@ -94,7 +94,7 @@ class Executable:
 
     def _call_native(self, args: Sequence[Any]) -> list[Any]:
         outs = self._native(*args)
-        return self._native(*self._canonical(args)) if outs is None else outs
+        return self._native(*self._canonical(args)) if outs is NotImplemented else outs
 
     def _call_segments(self, args: Sequence[Any]) -> list[Any]:
         inputs = self._canonical(args)

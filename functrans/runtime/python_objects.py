@@ -30,7 +30,7 @@ FLAGS_OFFSET = HEADER + 48
 DTYPE_MEANING_OFFSET = HEADER + 8
 FLAGS_NEEDED = 0x1 | 0x100  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 
-_METH_FASTCALL = 0x80
+_METH_FASTCALL, _METH_KEYWORDS = 0x80, 0x02
 # Python numbers that are stored as C stores the dtype of that letter, and others.
 _STORED_AS_IN_C = {"d": float, "D": complex}
 _PYTHON_SCALARS = {**_STORED_AS_IN_C, "?": bool, np.dtype(np.int64).char: int}
@@ -38,7 +38,7 @@ _PYTHON_SCALARS = {**_STORED_AS_IN_C, "?": bool, np.dtype(np.int64).char: int}
 _NUMPY_FUNCTIONS = {"NewFromDescr": 94, "Scalar": 60}
 _NUMPY_ABI = 0x2000000
 _INTERPRETER_FUNCTIONS = (
-    "PyEval_RestoreThread", "PyEval_SaveThread", "PyList_New", "PyList_SetItem",
+    "PyDict_Size", "PyEval_RestoreThread", "PyEval_SaveThread", "PyList_New", "PyList_SetItem",
     "PyLong_AsLongLongAndOverflow", "PyLong_FromLongLong", "PyObject_Vectorcall", "PyTuple_New",
     "PyTuple_SetItem", "Py_DecRef", "Py_IncRef",
 )  # fmt: skip
@@ -63,17 +63,20 @@ _new_function.argtypes = (ctypes.POINTER(_MethodDef), ctypes.py_object, ctypes.c
 
 
 @functools.cache
-def _definition(address: int, name: str) -> _MethodDef:
+def _definition(address: int, name: str, flags: int) -> _MethodDef:
     """CPython keeps a pointer to it for as long as the function lives."""
-    return _MethodDef(name.encode(), address, _METH_FASTCALL, None)
+    return _MethodDef(name.encode(), address, flags, None)
 
 
-def builtin_function(address: int, name: str, bound: np.ndarray) -> Callable[..., Any]:
+def builtin_function(
+    address: int, name: str, bound: np.ndarray, *, takes_keywords: bool = False
+) -> Callable[..., Any]:
     """A C function `PyObject *f(PyObject *self, PyObject *const *args, Py_ssize_t n)` as a builtin.
 
-    `bound` is what it gets as `self`.
+    `bound` is what it gets as `self`. If it `takes_keywords`, their names are a fourth argument.
     """
-    return _new_function(ctypes.byref(_definition(address, name)), bound, None)
+    flags = _METH_FASTCALL | (_METH_KEYWORDS if takes_keywords else 0)
+    return _new_function(ctypes.byref(_definition(address, name, flags)), bound, None)
 
 
 @functools.cache
@@ -82,7 +85,7 @@ def addresses() -> dict[str, int]:
     _verify_arrays()
     _verify_dtypes()
     found = {"ft.type.ndarray": id(np.ndarray), "ft.dtype.B": id(np.dtype(np.uint8))}
-    found |= {"ft.none": id(None), "ft.true": id(True)}
+    found |= {"ft.not_implemented": id(NotImplemented), "ft.true": id(True)}
     for code in np.typecodes["All"]:
         dtype = np.dtype(code)
         if dtype.kind in "biufc" and dtype.char not in "gG":
