@@ -39,7 +39,7 @@ class Executable:
         native = [s for s in self._segments if not isinstance(s, ir.HostStep)]
         text, names = drivers.emit_program(program, native)
         self._code = codegen.compile_llvm(text)
-        self._drivers = [self._code.address(name) for name in names]
+        self._addresses = [self._code.address(name) for name in names]
         # Constants are read at every call; one in another layout is copied at every call.
         self._consts = [_canonical(x, b) for b, x in program.consts]
         pairs = zip(self._consts, (x for _, x in program.consts), strict=True)
@@ -49,6 +49,7 @@ class Executable:
             self._native = self.entry(["any"] * len(program.inputs), results="list")
             self.call = self._call_native
         else:
+            self._drivers = [_DRIVER(address) for address in self._addresses]
             self._arenas: list[np.ndarray] = []
             self.call = self._call_segments
 
@@ -60,7 +61,7 @@ class Executable:
         program = self.program
         described = entry.Program(
             name=program.name,
-            driver=self._drivers[0],
+            driver=self._addresses[0],
             inputs=program.inputs,
             consts=self._consts,
             outputs=program.outputs,
@@ -96,12 +97,12 @@ class Executable:
         table = np.array([x.ctypes.data for x in (*inputs, *self._consts, *outs)], np.uintp)
         given = table.ctypes.data, arena.ctypes.data
         views = self._views(inputs, outs, arena)
-        addresses = iter(self._drivers)
+        stretches = iter(self._drivers)
         try:
             for segment in self._segments:
                 if isinstance(segment, ir.HostStep):
                     _run_host_step(segment, views)
-                elif _DRIVER(next(addresses))(*given) != drivers.DONE:
+                elif next(stretches)(*given) != drivers.DONE:
                     words = arena[drivers.status_offset(self.program) :].view(np.int64)
                     _fail(self.program.checks, int(words[0]), int(words[1]))
         finally:
