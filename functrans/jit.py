@@ -9,6 +9,7 @@ jitted function: each rule here turns one program into another and binds `jit` a
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
@@ -125,7 +126,7 @@ jit_primitive = JitPrimitive("jit")
 class _Entry:
     """What one signature of a jitted function led to."""
 
-    __slots__ = ("calls", "executable", "hoisted", "jaxpr", "out_tree", "way")
+    __slots__ = ("calls", "executable", "hoisted", "jaxpr", "out_tree", "was_shortened", "way")
 
     def __init__(self, jaxpr: ClosedJaxpr, out_tree: Any, hoisted: list[Any]):
         self.jaxpr = jaxpr
@@ -134,6 +135,7 @@ class _Entry:
         self.hoisted = hoisted
         self.executable: Executable | None = None
         self.way: Callable[..., Any] | None = None
+        self.was_shortened = False
         self.calls = 0
 
 
@@ -145,6 +147,8 @@ class _Programs:
         self.static_places = places
         self.options = options
         self.entries: dict[Any, _Entry] = {}
+        # Short ways of the signatures that are positional arrays and numbers alone.
+        self.flat: dict[Any, Callable[..., Any]] = {}
         self.dispatcher: Dispatcher | None = None
         self.owner: Callable[[], Jitted[..., Any] | None] = lambda: None
 
@@ -153,6 +157,14 @@ class _Programs:
         if switches.jit_disabled:
             return self.fun(*args, **kwargs)
         state = core._state
+        is_plain = state.trace is eval_trace and not state.axis_sizes
+        if self.flat and is_plain and not kwargs:
+            found = self.flat.get(tuple([_leaf_signature(x) for x in args]))
+            if found is not None:
+                result = found(*args)
+                if result is not NotImplemented:
+                    self._prefer(found, len(args), False)
+                    return result
         static = self.split_static(args, kwargs)
         leaves, tree = pytree.tree_flatten(static.rest(args, kwargs))
         key = (tree, static.key(), state.axis_sizes, *[_signature(x) for x in leaves])
@@ -170,15 +182,24 @@ class _Programs:
                 if isinstance(x, Tracer):
                     raise core.leaked(x)
             entry.executable = executable_of(entry.jaxpr, **self.options)
-        outs = entry.executable.call(leaves)
-        result = entry.out_tree.unflatten(outs)
-        if not state.axis_sizes:
-            entry.calls += 1
-            if entry.calls == _CALLS_TO_SHORTEN:
-                entry.way = short_way(entry.executable, leaves, tree, static, entry.out_tree)
-            if entry.way is not None:
-                self._prefer(entry.way, len(args), bool(kwargs))
+        result = entry.out_tree.unflatten(entry.executable.call(leaves))
+        if is_plain:
+            self._shorten(entry, args, kwargs, static, leaves, tree)
         return result
+
+    def _shorten(
+        self, entry: _Entry, args: Any, kwargs: Any, static: Static, leaves: list[Any], tree: Any
+    ) -> None:
+        """Let following calls of this signature take a short way."""
+        entry.calls += 1
+        if entry.calls >= _CALLS_TO_SHORTEN and not entry.was_shortened and entry.executable:
+            entry.was_shortened = True
+            entry.way = short_way(entry.executable, leaves, tree, static, entry.out_tree)
+            signature = tuple([_leaf_signature(x) for x in args])
+            if entry.way and static is NONE_STATIC and not kwargs and None not in signature:
+                self.flat[signature] = entry.way
+        if entry.way is not None:
+            self._prefer(entry.way, len(args), bool(kwargs))
 
     def _prefer(self, way: Callable[..., Any], positional: int, keywords: bool) -> None:
         """Let calls try this way before the general one."""
@@ -187,8 +208,7 @@ class _Programs:
             owner = self.owner()
             if owner is not None:
                 owner.__call__ = self.dispatcher.function
-        if way not in self.dispatcher.recent:
-            self.dispatcher.prefer(way, positional, keywords=keywords)
+        self.dispatcher.prefer(way, positional, keywords=keywords)
 
     def split_static(self, args: Any, kwargs: Any) -> Static:
         """Take the static arguments out of a call."""
@@ -228,6 +248,7 @@ class _Programs:
     def clear(self) -> None:
         """Forget all programs."""
         self.entries.clear()
+        self.flat.clear()
         if self.dispatcher is not None:
             self.dispatcher.clear()
 
@@ -258,6 +279,14 @@ class Jitted(Generic[P, R]):
         self._programs = _Programs(fun, places, options)
         self._programs.owner = weakref.ref(self)
         self.__call__ = self._programs.call
+
+    def __reduce__(self) -> Any:
+        """Like a function, by its name, and then a copy is the function itself; else made anew."""
+        name = getattr(self, "__qualname__", "")
+        if getattr(sys.modules.get(self.__module__), name, None) is self:
+            return name
+        programs = self._programs
+        return Jitted, (programs.fun, *programs.static_places, programs.options["host_steps"])
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else _BoundMethod(self, instance)
@@ -291,6 +320,17 @@ def _hoist_tracers(closed: ClosedJaxpr) -> tuple[ClosedJaxpr, list[Any]]:
         constvars=[v for v, _ in kept], invars=[*(v for v, _ in traced), *closed.jaxpr.invars]
     )
     return ClosedJaxpr(jaxpr, [c for _, c in kept]), [c for _, c in traced]
+
+
+def _leaf_signature(x: Any) -> Any:
+    """The signature of a plain array or number; None for what may be a container."""
+    t = type(x)
+    if t is np.ndarray:
+        return x.shape, x.dtype
+    return t if t in _NUMBERS else None
+
+
+_NUMBERS = frozenset(dtypes.PYTHON_SCALARS) | {np.dtype(code).type for code in "?bhilqBHILQefdFD"}
 
 
 def _signature(x: Any) -> Any:

@@ -17,9 +17,9 @@ import numpy as np
 from functrans.runtime import codegen, entry
 from functrans.runtime import python_objects as objects
 from functrans.runtime.codegen import Unit
-from functrans.runtime.entry_code import read
+from functrans.runtime.record import read
 
-WAYS = 4
+WAYS = 8
 WAY_WORDS = 3  # callable, number of positional arguments, whether there are keywords
 
 # Its record: the dict, the general function, then per way: the function, and what it takes.
@@ -81,15 +81,15 @@ _DISPATCH = Unit(
 
 
 class Dispatcher:
-    """Calls of one function: tries the `recent` ways to do them, then the `general` one.
+    """Calls of one function: `function` is a builtin that tries the preferred ways in turn.
 
-    `function` is a builtin that calls with no look at Python. A way that refuses the arguments
-    returns NotImplemented. While `unusual` is not empty there is only the general way.
+    It calls `general` when they all refuse, and always while `unusual` is not empty.
     """
 
     def __init__(self, name: str, general: Callable[..., Any], unusual: dict[Any, Any]):
-        self.recent: list[Callable[..., Any]] = []
+        self._kept: dict[int, Callable[..., Any]] = {}  # the words hold no references
         self._lock = threading.Lock()
+        self._misses = 0
         self._words = np.zeros(2 + WAYS * WAY_WORDS, np.int64)
         self._words[:2] = id(unusual), id(general)
         record = self._words.view(entry.Record)
@@ -98,16 +98,29 @@ class Dispatcher:
         self.function = objects.builtin_function(address, name, record, takes_keywords=True)
 
     def prefer(self, way: Callable[..., Any], positional: int, *, keywords: bool) -> None:
-        """Try `way` first from now on, with this number of arguments, with keywords or without."""
-        words, size = self._words, WAY_WORDS
+        """Try `way` too from now on, with this number of arguments, with keywords or without.
+
+        It takes the place of the last one; not at once, since where more signatures take turns
+        than there are places, changing all of them at every call helps none.
+        """
+        words = self._words
+        self._misses += 1
+        if len(self._kept) >= WAYS and self._misses % WAYS:
+            return
         with self._lock:
-            words[2 + size : 2 + WAYS * size] = words[2 : 2 + (WAYS - 1) * size]
-            words[2 : 2 + size] = id(way), positional, keywords
-            # The words hold no references: what they name is kept here, and longer than there.
-            self.recent = [way, *self.recent[: WAYS - 1]]
+            if id(way) in words[2::WAY_WORDS].tolist():
+                return
+            self._kept[id(way)] = way
+            words[2 + WAY_WORDS :] = words[2:-WAY_WORDS]
+            words[2 : 2 + WAY_WORDS] = id(way), positional, keywords
+
+    def ways(self) -> list[Callable[..., Any]]:
+        """What it tries, in order."""
+        with self._lock:
+            return [self._kept[i] for i in self._words[2::WAY_WORDS].tolist() if i]
 
     def clear(self) -> None:
         """Forget all but the general way."""
         with self._lock:
             self._words[2:] = 0
-            self.recent = []
+            self._kept = {}

@@ -28,7 +28,8 @@ from functrans import loop_ir as ir
 from functrans.runtime import codegen, machine
 from functrans.runtime import python_objects as objects
 from functrans.runtime.codegen import Unit
-from functrans.runtime.entry_code import (
+from functrans.runtime.entry_code import TEXT
+from functrans.runtime.record import (
     ALIGNMENT,
     BLOCK_HEADER,
     INPUT_WORDS,
@@ -38,7 +39,6 @@ from functrans.runtime.entry_code import (
     NUMBER_FROM_INT,
     OUTPUT_WORDS,
     SINGLE,
-    TEXT,
     TUPLE,
     WORDS,
 )

@@ -1,56 +1,35 @@
-"""The LLVM text of the native entry, and the layout of what it reads; see `entry`."""
+"""The LLVM text of the native entry; see `entry`."""
 
 from __future__ import annotations
 
+from functrans.runtime import entry_inputs
 from functrans.runtime import python_objects as objects
-
-# A record: its words, in order. Names that end in `_at` are offsets in a block.
-WORDS = (
-    "run", "table", "release_gil", "results", "inputs", "consts", "outputs", "input_specs",
-    "const_data", "output_specs", "block_bytes", "objects_at", "scratch_at", "arena_at",
-    "status_at", "free", "fail", "refresh",
-)  # fmt: skip
-# The spec of an input: dtype, NumPy scalar type, Python type, NUMBER_*, ndim, address of the shape.
-INPUT_WORDS = 6
-# The spec of an output: dtype, ndim, address of the shape. A 0-d output is a NumPy scalar.
-OUTPUT_WORDS = 3
-# Where the value of a Python number is: behind its header, or to be asked for.
-NUMBER_AS_STORED, NUMBER_FROM_INT, NUMBER_FROM_BOOL = 0, 1, 2
-SINGLE, TUPLE, LIST = 0, 1, 2  # what is returned: the only output itself, or a container
-# A block: next in the free list, the array that owns the memory, then the table of buffers.
-BLOCK_HEADER = 16
-ALIGNMENT = 64  # of a block and its arena: a cache line, and the widest vector
-
-
-def _word(name: str, kind: str = "i64") -> str:
-    """Text that reads a word of %record into the variable of its name."""
-    return read(f"%{name}", kind, "%record", 8 * WORDS.index(name))
-
-
-def read(variable: str, kind: str, base: str, offset: int) -> str:
-    """Text that reads what lies `offset` bytes behind the pointer `base` into a variable."""
-    return (
-        f"  {variable}.at = getelementptr i8, ptr {base}, i64 {offset}\n"
-        f"  {variable} = load {kind}, ptr {variable}.at"
-    )
-
-
-def _declared(text: str) -> str:
-    return "\n".join(f"declare {line.strip()}" for line in text.strip().splitlines())
-
+from functrans.runtime.record import (
+    ALIGNMENT,
+    BLOCK_HEADER,
+    LIST,
+    OUTPUT_WORDS,
+    TUPLE,
+    declared,
+    read,
+    word,
+)
 
 _SYMBOLS = """
 @ft.type.ndarray = external global i8
 @ft.dtype.B = external global i8
 @ft.not_implemented = external global i8
 @ft.true = external global i8
-""" + _declared("""
+""" + declared("""
     ptr @ft.numpy.NewFromDescr(ptr, ptr, i32, ptr, ptr, ptr, i32, ptr)
+    ptr @ft.numpy.FromArray(ptr, ptr, i32)
     ptr @ft.numpy.Scalar(ptr, ptr, ptr)
     void @Py_IncRef(ptr)
     void @Py_DecRef(ptr)
     ptr @PyTuple_New(i64)
     ptr @PyList_New(i64)
+    i32 @PyList_Append(ptr, ptr)
+    void @PyErr_Clear()
     i32 @PyTuple_SetItem(ptr, i64, ptr)
     i32 @PyList_SetItem(ptr, i64, ptr)
     i64 @PyLong_AsLongLongAndOverflow(ptr, ptr)
@@ -65,7 +44,7 @@ _TAKE_BLOCK = f"""
 define internal ptr @take_block(ptr %record) {{
 entry:
   %dims = alloca i64
-{_word("free", "ptr")}
+{word("free", "ptr")}
   %none = icmp eq ptr %free, null
   br i1 %none, label %new, label %pop
 pop:
@@ -73,7 +52,7 @@ pop:
   store ptr %next, ptr %free.at
   ret ptr %free
 new:
-{_word("block_bytes")}
+{word("block_bytes")}
   store i64 %block_bytes, ptr %dims
   call void @Py_IncRef(ptr @ft.dtype.B)
   %owner = call ptr @ft.numpy.NewFromDescr(ptr @ft.type.ndarray, ptr @ft.dtype.B, i32 1,
@@ -89,9 +68,11 @@ align:
   %block = inttoptr i64 %aligned to ptr
   %owner.at = getelementptr i8, ptr %block, i64 8
   store ptr %owner, ptr %owner.at
-{_word("inputs")}
-{_word("consts")}
-{_word("const_data", "ptr")}
+  %copies.at = getelementptr i8, ptr %block, i64 16
+  store ptr null, ptr %copies.at
+{word("inputs")}
+{word("consts")}
+{word("const_data", "ptr")}
   %place = add i64 %inputs, {BLOCK_HEADER // 8}
   %buffers = getelementptr ptr, ptr %block, i64 %place
   %bytes = mul i64 %consts, 8
@@ -102,134 +83,26 @@ declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 
 define internal void @keep_block(ptr %record, ptr %block) {{
 entry:
-{_word("free", "ptr")}
+{read("%copies", "ptr", "%block", 16)}
+  %no.copies = icmp eq ptr %copies, null
+  br i1 %no.copies, label %push, label %drop.copies
+drop.copies:
+  store ptr null, ptr %copies.at
+  call void @Py_DecRef(ptr %copies)
+  br label %push
+push:
+{word("free", "ptr")}
   store ptr %free, ptr %block
   store ptr %block, ptr %free.at
   ret void
-}}"""
-
-# The data of one input; null if it is not what the spec says. A number that is not stored as C
-# stores it goes to %scratch.
-_INPUT = f"""
-define internal ptr @input(ptr %object, ptr %spec, ptr %scratch) {{
-entry:
-  %overflow = alloca i32
-{read("%type", "ptr", "%object", objects.TYPE_OFFSET)}
-  %value = getelementptr i8, ptr %object, i64 {objects.DATA_OFFSET}
-{read("%dtype", "ptr", "%spec", 0)}
-{read("%scalar", "ptr", "%spec", 8)}
-{read("%python", "ptr", "%spec", 16)}
-{read("%number", "i64", "%spec", 24)}
-{read("%ndim", "i64", "%spec", 32)}
-{read("%shape", "ptr", "%spec", 40)}
-  %is.array = icmp eq ptr %type, @ft.type.ndarray
-  br i1 %is.array, label %array, label %other
-
-array:
-  %takes.arrays = icmp ne ptr %dtype, null
-  %flags.at = getelementptr i8, ptr %object, i64 {objects.FLAGS_OFFSET}
-  %flags = load i32, ptr %flags.at
-  %flags.set = and i32 %flags, {objects.FLAGS_NEEDED}
-  %flags.ok = icmp eq i32 %flags.set, {objects.FLAGS_NEEDED}
-  %given.ndim.at = getelementptr i8, ptr %object, i64 {objects.NDIM_OFFSET}
-  %given.ndim = load i32, ptr %given.ndim.at
-  %given.wide = zext i32 %given.ndim to i64
-  %ndim.ok = icmp eq i64 %given.wide, %ndim
-  %some.ok = and i1 %takes.arrays, %flags.ok
-  %all.ok = and i1 %some.ok, %ndim.ok
-  br i1 %all.ok, label %compare.dtype, label %refuse
-compare.dtype:
-{read("%given.dtype", "ptr", "%object", objects.DTYPE_OFFSET)}
-  %same.object = icmp eq ptr %given.dtype, %dtype
-  br i1 %same.object, label %compare.shape, label %compare.meaning
-compare.meaning:
-{read("%meaning", "i64", "%dtype", objects.DTYPE_MEANING_OFFSET)}
-{read("%given.meaning", "i64", "%given.dtype", objects.DTYPE_MEANING_OFFSET)}
-  %same.meaning = icmp eq i64 %meaning, %given.meaning
-  br i1 %same.meaning, label %compare.shape, label %refuse
-compare.shape:
-{read("%given.shape", "ptr", "%object", objects.SHAPE_OFFSET)}
-  br label %axis
-axis:
-  %i = phi i64 [ 0, %compare.shape ], [ %i.next, %compare.extent ]
-  %at.end = icmp eq i64 %i, %ndim
-  br i1 %at.end, label %accept, label %compare.extent
-compare.extent:
-  %given.extent.at = getelementptr i64, ptr %given.shape, i64 %i
-  %given.extent = load i64, ptr %given.extent.at
-  %extent.at = getelementptr i64, ptr %shape, i64 %i
-  %extent = load i64, ptr %extent.at
-  %i.next = add i64 %i, 1
-  %extent.ok = icmp eq i64 %extent, %given.extent
-  br i1 %extent.ok, label %axis, label %refuse
-accept:
-  %data = load ptr, ptr %value
-  ret ptr %data
-
-other:
-  %is.scalar = icmp eq ptr %type, %scalar
-  br i1 %is.scalar, label %as.stored, label %python.number
-python.number:
-  %is.python = icmp eq ptr %type, %python
-  br i1 %is.python, label %convert, label %refuse
-convert:
-  switch i64 %number, label %as.stored
-    [ i64 {NUMBER_FROM_INT}, label %from.int i64 {NUMBER_FROM_BOOL}, label %from.bool ]
-as.stored:
-  ret ptr %value
-from.int:
-  %integer = call i64 @PyLong_AsLongLongAndOverflow(ptr %object, ptr %overflow)
-  store i64 %integer, ptr %scratch
-  %too.large = load i32, ptr %overflow
-  %fits = icmp eq i32 %too.large, 0
-  br i1 %fits, label %in.scratch, label %refuse
-from.bool:
-  %is.true = icmp eq ptr %object, @ft.true
-  %byte = zext i1 %is.true to i8
-  store i8 %byte, ptr %scratch
-  br label %in.scratch
-in.scratch:
-  ret ptr %scratch
-refuse:
-  ret ptr null
-}}"""
-
-# Fill the table with the inputs; false if one is refused.
-_READ_INPUTS = f"""
-define internal i1 @read_inputs(ptr %record, ptr %args, ptr %buffers, ptr %scratch) {{
-entry:
-{_word("inputs")}
-{_word("input_specs", "ptr")}
-  br label %loop
-loop:
-  %i = phi i64 [ 0, %entry ], [ %i.next, %accept ]
-  %at.end = icmp eq i64 %i, %inputs
-  br i1 %at.end, label %done, label %check
-check:
-  %object.at = getelementptr ptr, ptr %args, i64 %i
-  %object = load ptr, ptr %object.at
-  %spec = getelementptr [{INPUT_WORDS} x i64], ptr %input_specs, i64 %i
-  %place = getelementptr [16 x i8], ptr %scratch, i64 %i
-  %data = call ptr @input(ptr %object, ptr %spec, ptr %place)
-  %refused = icmp eq ptr %data, null
-  br i1 %refused, label %refuse, label %accept
-accept:
-  %buffer.at = getelementptr ptr, ptr %buffers, i64 %i
-  store ptr %data, ptr %buffer.at
-  %i.next = add i64 %i, 1
-  br label %loop
-done:
-  ret i1 true
-refuse:
-  ret i1 false
 }}"""
 
 # Make the output arrays; those of no dimensions are made of scratch memory afterwards.
 _MAKE_OUTPUTS = f"""
 define internal i1 @make_outputs(ptr %record, ptr %buffers, ptr %objects, ptr %scratch) {{
 entry:
-{_word("outputs")}
-{_word("output_specs", "ptr")}
+{word("outputs")}
+{word("output_specs", "ptr")}
   br label %loop
 loop:
   %i = phi i64 [ 0, %entry ], [ %i.next, %made ]
@@ -297,8 +170,8 @@ done:
 _MAKE_SCALARS = f"""
 define internal i1 @make_scalars(ptr %record, ptr %buffers, ptr %objects) {{
 entry:
-{_word("outputs")}
-{_word("output_specs", "ptr")}
+{word("outputs")}
+{word("output_specs", "ptr")}
   br label %loop
 loop:
   %i = phi i64 [ 0, %entry ], [ %i.next, %following ]
@@ -332,8 +205,8 @@ forget:
 _RESULT = f"""
 define internal ptr @result(ptr %record, ptr %objects) {{
 entry:
-{_word("outputs")}
-{_word("results")}
+{word("outputs")}
+{word("results")}
   switch i64 %results, label %single [ i64 {TUPLE}, label %tuple i64 {LIST}, label %list ]
 single:
   %only = load ptr, ptr %objects
@@ -378,7 +251,7 @@ _FAILURE = f"""
 define internal ptr @failure(ptr %record, i64 %check, i64 %number) {{
 entry:
   %args = alloca [2 x ptr]
-{_word("fail", "ptr")}
+{word("fail", "ptr")}
   %first = call ptr @PyLong_FromLongLong(i64 %check)
   %second = call ptr @PyLong_FromLongLong(i64 %number)
   %second.at = getelementptr ptr, ptr %args, i64 1
@@ -393,9 +266,9 @@ entry:
 _RUN = f"""
 define internal i32 @run(ptr %record, ptr %buffers, ptr %arena, ptr %status) {{
 entry:
-{_word("run", "ptr")}
-{_word("table", "ptr")}
-{_word("release_gil")}
+{word("run", "ptr")}
+{word("table", "ptr")}
+{word("release_gil")}
   %held = icmp eq i64 %release_gil, 0
   br i1 %held, label %short, label %long
 short:
@@ -412,7 +285,7 @@ _ENTRY = f"""
 define ptr @ft_entry_call(ptr %self, ptr %args, i64 %count) {{
 entry:
 {read("%record", "ptr", "%self", objects.DATA_OFFSET)}
-{_word("inputs")}
+{word("inputs")}
   %all.given = icmp eq i64 %count, %inputs
   br i1 %all.given, label %prepare, label %not.mine
 prepare:
@@ -420,13 +293,13 @@ prepare:
   %no.memory = icmp eq ptr %block, null
   br i1 %no.memory, label %raised, label %read
 read:
-{_word("consts")}
-{_word("outputs")}
-{_word("objects_at")}
-{_word("scratch_at")}
-{_word("arena_at")}
-{_word("status_at")}
-{_word("refresh", "ptr")}
+{word("consts")}
+{word("outputs")}
+{word("objects_at")}
+{word("scratch_at")}
+{word("arena_at")}
+{word("status_at")}
+{word("refresh", "ptr")}
   %buffers = getelementptr i8, ptr %block, i64 {BLOCK_HEADER}
   %given = add i64 %inputs, %consts
   %out.buffers = getelementptr ptr, ptr %buffers, i64 %given
@@ -434,7 +307,8 @@ read:
   %scratch = getelementptr i8, ptr %block, i64 %scratch_at
   %out.scratch = getelementptr [16 x i8], ptr %scratch, i64 %inputs
   %arena = getelementptr i8, ptr %block, i64 %arena_at
-  %accepted = call i1 @read_inputs(ptr %record, ptr %args, ptr %buffers, ptr %scratch)
+  %accepted = call i1 @read_inputs(ptr %record, ptr %args, ptr %buffers, ptr %scratch,
+    ptr %block)
   br i1 %accepted, label %look.refresh, label %refuse
 look.refresh:
   %nothing.to.refresh = icmp eq ptr %refresh, null
@@ -483,6 +357,6 @@ not.mine:
 }}"""
 
 TEXT = "\n".join(
-    (_SYMBOLS, _TAKE_BLOCK, _INPUT, _READ_INPUTS, _MAKE_OUTPUTS, _MAKE_SCALARS, _RESULT, _FAILURE,
+    (_SYMBOLS, _TAKE_BLOCK, entry_inputs.TEXT, _MAKE_OUTPUTS, _MAKE_SCALARS, _RESULT, _FAILURE,
      _RUN, _ENTRY)
 )  # fmt: skip

@@ -54,6 +54,7 @@ class Executable:
             self._native = self.entry(["any"] * len(program.inputs), results="list")
             self.call = self._call_native
         else:
+            self._run = _RUN(codegen.addresses([machine.RUN])[0])
             self._arenas: list[np.ndarray] = []
             self.call = self._call_segments
 
@@ -105,13 +106,12 @@ class Executable:
         status = arena[_status_offset(self.program) :].view(np.int64)
         given = table.ctypes.data, arena.ctypes.data, status.ctypes.data
         views = self._views(inputs, outs, arena)
-        run = _RUN(codegen.addresses([machine.RUN])[0])
         tables = iter(self._tables)
         try:
             for segment in self._segments:
                 if isinstance(segment, ir.HostStep):
                     _run_host_step(segment, views)
-                elif run(next(tables).ctypes.data, *given) != machine.DONE:
+                elif self._run(next(tables).ctypes.data, *given) != machine.DONE:
                     _fail(self.program.checks, int(status[0]), int(status[1]))
         finally:
             self._arenas.append(arena)

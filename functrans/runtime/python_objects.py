@@ -14,7 +14,7 @@ import ctypes
 import functools
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ DTYPE_OFFSET = HEADER + 40
 FLAGS_OFFSET = HEADER + 48
 # Eight bytes of a PyArray_Descr that tell builtin dtypes apart: kind, letter, byte order, number.
 DTYPE_MEANING_OFFSET = HEADER + 8
+# Without the byte order, and a byte of no meaning.
+DTYPE_NUMBER_MASK = int.from_bytes(b"\xff\xff\0\0\xff\xff\xff\xff", sys.byteorder)
 FLAGS_NEEDED = 0x1 | 0x100  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 
 _METH_FASTCALL, _METH_KEYWORDS = 0x80, 0x02
@@ -35,12 +37,12 @@ _METH_FASTCALL, _METH_KEYWORDS = 0x80, 0x02
 _STORED_AS_IN_C = {"d": float, "D": complex}
 _PYTHON_SCALARS = {**_STORED_AS_IN_C, "?": bool, np.dtype(np.int64).char: int}
 # Functions of NumPy's C interface by their places in its table (numpy/_core/code_generators).
-_NUMPY_FUNCTIONS = {"NewFromDescr": 94, "Scalar": 60}
+_NUMPY_FUNCTIONS = {"FromArray": 109, "NewFromDescr": 94, "Scalar": 60}
 _NUMPY_ABI = 0x2000000
 _INTERPRETER_FUNCTIONS = (
-    "PyDict_Size", "PyEval_RestoreThread", "PyEval_SaveThread", "PyList_New", "PyList_SetItem",
-    "PyLong_AsLongLongAndOverflow", "PyLong_FromLongLong", "PyObject_Vectorcall", "PyTuple_New",
-    "PyTuple_SetItem", "Py_DecRef", "Py_IncRef",
+    "PyDict_Size", "PyErr_Clear", "PyEval_RestoreThread", "PyEval_SaveThread", "PyList_Append",
+    "PyList_New", "PyList_SetItem", "PyLong_AsLongLongAndOverflow", "PyLong_FromLongLong",
+    "PyObject_Vectorcall", "PyTuple_New", "PyTuple_SetItem", "Py_DecRef", "Py_IncRef",
 )  # fmt: skip
 
 
@@ -93,8 +95,8 @@ def addresses() -> dict[str, int]:
     for name in _INTERPRETER_FUNCTIONS:
         function = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p)
         found[name] = function.value or 0
-    table = verify_numpy_functions()
-    return found | {f"ft.numpy.{name}": table[at] for name, at in _NUMPY_FUNCTIONS.items()}
+    numpy_functions = verify_numpy_functions()
+    return found | {f"ft.numpy.{name}": place for name, place in numpy_functions.items()}
 
 
 def python_scalar(dtype: np.dtype) -> type | None:
@@ -103,8 +105,8 @@ def python_scalar(dtype: np.dtype) -> type | None:
 
 
 @functools.cache
-def verify_numpy_functions() -> Sequence[int]:
-    """The table of NumPy's C interface, after calls of the functions that are used."""
+def verify_numpy_functions() -> dict[str, int]:
+    """Addresses of functions of NumPy's C interface; verifies what they do first."""
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
     get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     capsule = importlib.import_module("numpy._core._multiarray_umath")._ARRAY_API
@@ -113,19 +115,32 @@ def verify_numpy_functions() -> Sequence[int]:
     abi = ctypes.CFUNCTYPE(ctypes.c_uint)(table[0])()
     if abi != _NUMPY_ABI or table[2] != id(np.ndarray):
         raise _refuse("NumPy's C interface")
+    found = {name: table[at] for name, at in _NUMPY_FUNCTIONS.items()}
+    if not _do_what_they_should(found):
+        raise _refuse("NumPy's C interface")
+    return found
+
+
+def _do_what_they_should(functions: dict[str, int]) -> bool:
+    pointer, thing, flags = ctypes.c_void_p, ctypes.py_object, ctypes.c_int
     dtype, value = np.dtype(np.float32), np.float32(1.5)
-    pointer, thing = ctypes.c_void_p, ctypes.py_object
-    scalar = ctypes.PYFUNCTYPE(thing, pointer, thing, pointer)(table[_NUMPY_FUNCTIONS["Scalar"]])
+    scalar = ctypes.PYFUNCTYPE(thing, pointer, thing, pointer)(functions["Scalar"])
     data = ctypes.create_string_buffer(value.tobytes())
-    made = scalar(ctypes.addressof(data), dtype, None)
-    kinds = (thing, thing, ctypes.c_int, pointer, pointer, pointer, ctypes.c_int, pointer)
-    new = ctypes.PYFUNCTYPE(thing, *kinds)(table[_NUMPY_FUNCTIONS["NewFromDescr"]])
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(dtype))
+    if scalar(ctypes.addressof(data), dtype, None) != value:
+        return False
+    kinds = (thing, thing, ctypes.c_int, pointer, pointer, pointer, flags, pointer)
+    new = ctypes.PYFUNCTYPE(thing, *kinds)(functions["NewFromDescr"])
+    ctypes.pythonapi.Py_IncRef(thing(dtype))  # it takes over a reference to the dtype
     shape = (ctypes.c_ssize_t * 2)(2, 3)
     array = new(np.ndarray, dtype, 2, ctypes.addressof(shape), None, None, 0, None)
-    if made != value or (type(array), array.shape, array.dtype) != (np.ndarray, (2, 3), dtype):
-        raise _refuse("NumPy's C interface")
-    return tuple(table)
+    if (type(array), array.shape, array.dtype) != (np.ndarray, (2, 3), dtype):
+        return False
+    array[...] = value
+    copy = ctypes.PYFUNCTYPE(thing, thing, thing, flags)(functions["FromArray"])
+    ctypes.pythonapi.Py_IncRef(thing(dtype))
+    copied = copy(array.astype(">f4")[:, ::2], dtype, FLAGS_NEEDED)
+    seen = copied.shape, copied.dtype, copied.tolist(), copied.flags.c_contiguous
+    return seen == ((2, 2), dtype, [[1.5, 1.5], [1.5, 1.5]], True)
 
 
 def _refuse(what: str) -> UnsupportedInterpreter:
