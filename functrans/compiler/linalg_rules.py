@@ -22,7 +22,7 @@ from functrans.compiler.lowering import NodeBuilder
 from functrans.compiler.lowering_rules import RULES, rule
 from functrans.compiler.nodes import Node
 from functrans.ops import lapack_values
-from functrans.runtime import lapack
+from functrans.runtime import cholesky_reverse, lapack
 from functrans.runtime.lapack import INFO, ONE, Argument, Call, Integer, Letter, Matrices
 
 LinAlgError = np.linalg.LinAlgError
@@ -51,15 +51,20 @@ def product(b: NodeBuilder, x: Node, y: Node) -> Node:
     return RULES["dot_general"](b, x, y, dimension_numbers=numbers)
 
 
-def masked(b: NodeBuilder, x: Node, k: int, *, below: bool) -> Node:
-    """`x` where column - row <= k (`below`), or where not; 0 elsewhere."""
-    shape = x.shape
+def below(b: NodeBuilder, shape: Shape, k: int) -> Node:
+    """Where column - row <= k."""
     row, column = (
         RULES["iota"](b, dtype=_INT64, shape=shape, dimension=len(shape) - i) for i in (2, 1)
     )
-    mask = b.elementwise("ge", b.elementwise("add", row, b.number(k, row)), column)
+    if k:
+        row = b.elementwise("add", row, b.number(k, row))
+    return b.elementwise("ge", row, column)
+
+
+def masked(b: NodeBuilder, x: Node, k: int, *, lower: bool) -> Node:
+    """`x` where column - row <= k (`lower`), or where not; 0 elsewhere."""
     zero = b.number(0, x)
-    return b.elementwise("select", mask, *((x, zero) if below else (zero, x)))
+    return b.elementwise("select", below(b, x.shape, k), *((x, zero) if lower else (zero, x)))
 
 
 def diagonal(b: NodeBuilder, x: Node) -> Node:
@@ -126,7 +131,7 @@ def cholesky(b: NodeBuilder, a: Node) -> Node:
     if not a.size:
         return a
     n = a.shape[-1]
-    lower = masked(b, a, 0, below=True)  # potrf leaves the other triangle as it is: zero
+    lower = masked(b, a, 0, lower=True)  # potrf leaves the other triangle as it is: zero
     (factor,) = call_lapack(
         b,
         "potrf",
@@ -151,7 +156,7 @@ def _hermitian(b: NodeBuilder, x: Node) -> Node:
 def _half_lower(b: NodeBuilder, x: Node) -> Node:
     """Murray's Phi: the lower triangle with the diagonal halved."""
     half = b.elementwise("mul", x, b.number(0.5, x))
-    return b.elementwise("add", *(masked(b, half, k, below=True) for k in (0, -1)))
+    return b.elementwise("add", *(masked(b, half, k, lower=True) for k in (0, -1)))
 
 
 @rule("cholesky_tangent")
@@ -163,10 +168,26 @@ def cholesky_tangent(b: NodeBuilder, factor: Node, s: Node) -> Node:
 
 @rule("cholesky_cotangent")
 def cholesky_cotangent(b: NodeBuilder, factor: Node, ct: Node) -> Node:
-    inner = _half_lower(b, product(b, permuted(b, factor), ct))
-    inner = solve(b, factor, inner, lower=True, transpose_a=True)
-    inner = solve(b, factor, inner, left_side=False, lower=True, conjugate_a=True)
-    return _hermitian(b, inner)
+    if factor.dtype.kind == "c":
+        inner = _half_lower(b, product(b, permuted(b, factor), ct))
+        inner = solve(b, factor, inner, lower=True, transpose_a=True)
+        inner = solve(b, factor, inner, left_side=False, lower=True, conjugate_a=True)
+        return _hermitian(b, inner)
+    n, count = factor.shape[-1], batch_of(factor)[1]
+    if not factor.size:
+        return factor
+    (twice,) = b.native(
+        "cholesky_reverse",
+        lambda: cholesky_reverse.provide(factor.dtype.char),
+        lambda x, y: [2 * lapack_values.cholesky_cotangent(x, y)],
+        [factor, ct],
+        [(factor.shape, factor.dtype)],
+        numbers=[count, n],
+        work=count * n**3 // 12,
+    )
+    mask = below(b, factor.shape, 0)
+    both = b.elementwise("select", mask, twice, permuted(b, twice))
+    return b.elementwise("mul", both, b.number(0.5, both))
 
 
 # ---------------------------------------------------------------------------- triangular solves

@@ -80,7 +80,7 @@ def qr(b: NodeBuilder, a: Node, *, full_matrices: bool) -> list[Node]:
     k, width = min(m, n), m if full_matrices else min(m, n)
     if not a.size:
         one = masked(
-            b, masked(b, _filled(b, a, (*batch, m, width), 1), 0, below=True), -1, below=False
+            b, masked(b, _filled(b, a, (*batch, m, width), 1), 0, lower=True), -1, lower=False
         )
         return [one, _filled(b, a, (*batch, width, n), 0)]
 
@@ -94,7 +94,7 @@ def qr(b: NodeBuilder, a: Node, *, full_matrices: bool) -> list[Node]:
         [Integer(n), Integer(m), each(1, a), Integer(n), each(2, (k,), a.dtype, 1)],
         [(a.dtype, None)], batch=count, in_place=[(0, 0)], work=m * n * k // 6,
     )  # fmt: skip
-    r = masked(b, _resized(b, reflectors, width, n), -1, below=False)
+    r = masked(b, _resized(b, reflectors, width, n), -1, lower=False)
     start = _resized(b, reflectors, m, width)
 
     def unfolded(x: Any, tau: Any) -> list[Any]:
@@ -223,7 +223,7 @@ def _empty_svd(b: NodeBuilder, a: Node, rows: int, columns: int, compute_uv: boo
     if not compute_uv:
         return [s]
     unit = [
-        masked(b, masked(b, _filled(b, a, (*batch, *shape), 1), 0, below=True), -1, below=False)
+        masked(b, masked(b, _filled(b, a, (*batch, *shape), 1), 0, lower=True), -1, lower=False)
         for shape in ((m, rows), (columns, n))
     ]
     return [unit[0], s, unit[1]]

@@ -318,6 +318,14 @@ def test_only_one_triangle_is_read():
     close(native(f)(rubbish), f(a))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 24, 25, 70])
+def test_cotangent_by_halves_is_that_of_the_closed_formula(n, dtype):
+    factor = ops.cholesky(positive(dtype, 2, n, n) + n * np.eye(n, dtype=dtype))
+    ct = general(dtype, 2, n, n, seed=1)
+    close([native(ops.cholesky_cotangent)(factor, ct)], [ops.cholesky_cotangent(factor, ct)])
+
+
 def test_degenerate_eigenvalues_have_finite_derivatives():
     a = np.diag([2.0, 2.0, 5.0, 5.0])
     t = hermitian(np.float64, 4, 4)
