@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from functrans.compiler import nodes
+from functrans.compiler import nodes, sorting
 from functrans.compiler.affine import ZERO, Index, Shape, reshape_map, scaled
 from functrans.compiler.lowering import (
     NodeBuilder,
@@ -213,6 +213,37 @@ def _running(word: str) -> Rule:
 
 for _name, _word in [("cumsum", "add"), ("cumprod", "mul"), ("cummax", "max"), ("cummin", "min")]:
     RULES[_name] = _running(_word)
+
+# ---------------------------------------------------------------------------- order
+
+
+def _along_rows(function: Callable[[NodeBuilder, Node], Node]) -> Rule:
+    """A rule that has the axis moved to the end, where it is contiguous."""
+
+    def lower(b: NodeBuilder, x: Node, *, axis: int) -> Node:
+        last = len(x.shape) - 1
+        if axis == last:
+            return function(b, x)
+        forth = (*(i for i in range(last + 1) if i != axis), axis)
+        back = (*range(axis), last, *range(axis, last))
+        return permute(b, function(b, permute(b, x, permutation=forth)), permutation=back)
+
+    return lower
+
+
+RULES["sort"] = _along_rows(sorting.sort_rows)
+RULES["argsort"] = _along_rows(sorting.argsort_rows)
+
+
+@rule("argtop_k")
+def argtop_k(b: NodeBuilder, x: Node, *, k: int) -> Node:
+    return sorting.top_k_rows(b, x, k)
+
+
+@rule("searchsorted")
+def searchsorted(b: NodeBuilder, rows: Node, values: Node, *, side: str) -> Node:
+    return sorting.search_rows(b, rows, values, side)
+
 
 # ---------------------------------------------------------------------------- indexing
 

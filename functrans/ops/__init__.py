@@ -101,7 +101,6 @@ from functrans.ops.indexing import (
 from functrans.ops.reductions import (
     argmax,
     argmin,
-    argsort,
     cumlogsumexp,
     cummax,
     cummin,
@@ -112,7 +111,13 @@ from functrans.ops.reductions import (
     reduce_min,
     reduce_or,
     reduce_prod,
+)
+from functrans.ops.sorting import (
+    argsort,
+    argtop_k,
+    searchsorted,
     sort,
+    sort_together,
 )
 from functrans.ops.structural import (
     broadcast_in_dim,
@@ -147,6 +152,7 @@ __all__ = [
     "argmax",
     "argmin",
     "argsort",
+    "argtop_k",
     "atan2",
     "broadcast_in_dim",
     "cbrt",
@@ -232,6 +238,7 @@ __all__ = [
     "round",
     "rsqrt",
     "scatter",
+    "searchsorted",
     "select",
     "shift_left",
     "shift_right",
@@ -242,6 +249,7 @@ __all__ = [
     "slice",
     "slice_axis",
     "sort",
+    "sort_together",
     "spread",
     "sqrt",
     "square",
