@@ -131,7 +131,9 @@ class Init:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """`name = op(name, value)`; `op`: add, mul, min, max, and, or, xor. May be reassociated.
+    """`name = op(name, value)`; `op`: add, mul, min, max, and, or, xor, logaddexp.
+
+    May be reassociated.
 
     For min and max NaN wins, as in NumPy.
     """

@@ -37,9 +37,12 @@ from functrans.loop_ir import (
 
 def identity(op: str, dtype: np.dtype) -> np.generic:
     """What `op` leaves other values unchanged with."""
+    if op == "logaddexp":
+        return dtype.type(-np.inf)
     if op in ("max", "min"):
-        if dtype.kind == "f":
-            return dtype.type(-np.inf if op == "max" else np.inf)
+        if dtype.kind in "fc":
+            worst = -np.inf if op == "max" else np.inf
+            return dtype.type(complex(worst, worst) if dtype.kind == "c" else worst)
         if dtype.kind == "b":
             return np.bool_(op == "min")
         info = np.iinfo(dtype)
