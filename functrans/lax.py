@@ -391,10 +391,37 @@ def argmin(operand: Any, axis: int, index_dtype: Any = np.int64) -> Any:
     return ops.argmin(x, axis=normalize_axis(axis, x.ndim), index_dtype=np.dtype(index_dtype))
 
 
-def sort(operand: Any, dimension: int = -1) -> Any:
-    """`operand` sorted along an axis."""
+def sort(operand: Any, dimension: int = -1, is_stable: bool = True, num_keys: int = 1) -> Any:
+    """`operand` sorted along an axis; a sequence of arrays by its first `num_keys`, together.
+
+    The result for a sequence is a tuple. Every sort of several arrays is stable.
+    """
+    if not isinstance(operand, (list, tuple)):
+        x = array(operand)
+        return ops.sort(x, axis=normalize_axis(dimension, x.ndim))
+    xs = [array(x) for x in operand]
+    if not 1 <= num_keys <= len(xs) or builtins.any(x.shape != xs[0].shape for x in xs):
+        shapes = ", ".join(str(x.shape) for x in xs) or "none"
+        raise ValueError(
+            f"sort needs arrays of equal shape, the first num_keys of them keys; got shapes "
+            f"{shapes} and num_keys={num_keys}."
+        )
+    axis = normalize_axis(dimension, xs[0].ndim)
+    order = ops.sort_together(xs[:num_keys], axis)
+    return tuple(ops.take_along(x, order, axis) for x in xs)
+
+
+def top_k(operand: Any, k: int, *, axis: int = -1) -> tuple[Any, Any]:
+    """The `k` largest elements along an axis, largest first, and their positions (int64).
+
+    nan is larger than all numbers; of equal elements the first comes first.
+    """
     x = array(operand)
-    return ops.sort(x, axis=normalize_axis(dimension, x.ndim))
+    axis = normalize_axis(axis, x.ndim)
+    rows = ops.moveaxis(x, axis, x.ndim - 1)
+    places = ops.argtop_k(rows, k=int(k))
+    values = ops.take_along(rows, places, x.ndim - 1)
+    return tuple(ops.moveaxis(y, x.ndim - 1, axis) for y in (values, places))  # type: ignore[return-value]
 
 
 def dot_general(lhs: Any, rhs: Any, dimension_numbers: Any) -> Any:
@@ -426,5 +453,6 @@ __all__ = [
     "psum", "real", "reciprocal", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
     "reduce_prod", "reduce_sum", "rem", "reshape", "rev", "rsqrt", "select", "select_n",
     "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "slice", "slice_in_dim",
-    "sort", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tan", "tanh", "transpose",
+    "sort", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tan", "tanh", "top_k",
+    "transpose",
 ]  # fmt: skip

@@ -134,7 +134,9 @@ class Init:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """`name = op(name, value)`; `op`: add, mul, min, max, and, or, xor. May be reassociated.
+    """`name = op(name, value)`; `op`: add, mul, min, max, and, or, xor, logaddexp.
+
+    May be reassociated.
 
     For min and max NaN wins, as in NumPy.
     """
@@ -355,9 +357,12 @@ def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
 
 def identity(op: str, dtype: np.dtype) -> np.generic:
     """What `op` leaves other values unchanged with."""
+    if op == "logaddexp":
+        return dtype.type(-np.inf)
     if op in ("max", "min"):
-        if dtype.kind == "f":
-            return dtype.type(-np.inf if op == "max" else np.inf)
+        if dtype.kind in "fc":
+            worst = -np.inf if op == "max" else np.inf
+            return dtype.type(complex(worst, worst) if dtype.kind == "c" else worst)
         if dtype.kind == "b":
             return np.bool_(op == "min")
         info = np.iinfo(dtype)

@@ -65,6 +65,7 @@ _REDUCE = {
     "and": "{0} & {1}",
     "or": "{0} | {1}",
     "xor": "{0} ^ {1}",
+    "logaddexp": "np.logaddexp({0}, {1})",
 }
 _VIEW = [
     "def view(buffer, shape, strides):",

@@ -117,6 +117,8 @@ EITHER_ZERO = frozenset("maximum minimum fmax fmin".split())
 def ulps(name: str, code: str) -> float:
     if name in EITHER_ZERO:
         return 0.5
+    if (name, code) == ("power", "c8"):
+        return 32  # the C library's cpowf, which eager calls, rounds its logarithm to float32
     exact = name in EXACT and not (code[0] == "c" and name in NOT_EXACT_IN_COMPLEX)
     return 0 if exact else MAX_ULP
 

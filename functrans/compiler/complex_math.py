@@ -1,12 +1,14 @@
 """What each word means in LLVM on complex numbers.
 
-Division is Smith's algorithm (R. L. Smith, CACM 5(8), 1962), with a reciprocal as in NumPy.
+The formulas are those of NumPy's funcs.inc.src and loops.c.src. Division is Smith's algorithm
+(R. L. Smith, CACM 5(8), 1962), with a reciprocal as in NumPy.
 Transcendental functions are those of the C library in double precision: a `double complex` is
 passed and returned in two floating registers on the machines named below.
 """
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 
@@ -161,13 +163,142 @@ def _convert(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
 def _libm(name: str) -> Word:
     def word(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
         convert, part = real_math.WORDS["convert"], part_dtype(d)
-        body.need(f"declare {{double, double}} @{name}(double, double) {PURE}")
-        wide = [convert(body, [x], part, _F64) for x in parts(body, a[0], d)]
-        call = f"call {{double, double}} @{name}(double {wide[0]}, double {wide[1]})"
+        body.need(
+            f"declare {{double, double}} @{name}({', '.join(['double'] * 2 * len(a))}) {PURE}"
+        )
+        wide = [convert(body, [x], part, _F64) for z in a for x in parts(body, z, d)]
+        call = f"call {{double, double}} @{name}({', '.join(f'double {x}' for x in wide)})"
         re, im = parts(body, body.emit(call), np.dtype(np.complex128))
         return pack(body, *(convert(body, [x], _F64, part) for x in (re, im)), d)  # type: ignore[misc]
 
     return word
+
+
+def _order(op: str) -> Word:
+    """Lexicographic: by the real parts, where they are equal by the imaginary ones."""
+
+    def word(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
+        f, (xr, xi), (yr, yi) = _Parts(body, d), parts(body, a[0], d), parts(body, a[1], d)
+        tie = body.emit(f"and i1 {f('eq', xr, yr)}, {f(op, xi, yi)}")
+        numbers = body.emit(f"fcmp ord {llvm_type(f.dtype)} {xi}, {yi}")
+        by_real = body.emit(f"and i1 {f({'le': 'lt', 'ge': 'gt'}.get(op, op), xr, yr)}, {numbers}")
+        return body.emit(f"or i1 {by_real}, {tie}")
+
+    return word
+
+
+def _extremum(not_worse: str) -> Word:
+    def word(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
+        nan = WORDS["isnan"](body, [a[0]], d, _BOOL)
+        first = body.emit(f"or i1 {nan}, {WORDS[not_worse](body, a, d, _BOOL)}")
+        return _select(body, [first, *a], d, d)
+
+    return word
+
+
+def _exp2(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
+    return WORDS["exp"](body, [_scaled(body, a[0], d, math.log(2))], d, out)
+
+
+def _scaled(body: Body, z: str, d: np.dtype, factor: float) -> str:
+    f = _Parts(body, d)
+    return pack(body, *(f("mul", x, f.number(factor)) for x in parts(body, z, d)), d)  # type: ignore[misc]
+
+
+def _log_to(base: float) -> Word:
+    def word(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
+        return _scaled(body, WORDS["log"](body, a, d, out), d, 1 / math.log(base))
+
+    return word
+
+
+def _expm1(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
+    f, (re, im) = _Parts(body, d), parts(body, a[0], d)
+    half = f("sin", f("mul", im, f.number(0.5)))
+    real = f("mul", f("expm1", re), f("cos", im))
+    real = f("sub", real, f("mul", f("mul", f.number(2), half), half))
+    return pack(body, real, f("mul", f("exp", re), f("sin", im)), d)
+
+
+def _log1p(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
+    f, (re, im) = _Parts(body, d), parts(body, a[0], d)
+    moved = f("add", re, f.number(1))
+    return pack(body, f("log", f("hypot", moved, im)), f("atan2", im, moved), d)
+
+
+def _rsqrt(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
+    one = literal(np.complex128(1), d)
+    return _div(body, [one, WORDS["sqrt"](body, a, d, out)], d, out)
+
+
+def _logistic(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
+    one = literal(np.complex128(1), d)
+    power = WORDS["exp"](body, [WORDS["neg"](body, a, d, out)], d, out)
+    return _div(body, [one, WORDS["add"](body, [one, power], d, out)], d, out)
+
+
+def _pow(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
+    """nc_pow: whole exponents below 100 by products, others by the C library; 0 by cases."""
+    f, (br, bi), t = _Parts(body, d), parts(body, a[1], d), llvm_type(d)
+    size = f("abs", br)
+    small = body.emit(f"and i1 {f('eq', bi, f.number(0))}, {f('lt', size, f.number(100))}")
+    whole = body.emit(f"and i1 {small}, {f('eq', f('trunc', br), br)}")
+    part = llvm_type(f.dtype)
+    count = body.emit(f"fptosi {part} {f.select(whole, size, f.number(0))} to i64")
+    body.need(_WHOLE_POWER.replace("$", part))
+    product = body.emit(f"call {t} @ft_whole_power_{part}({t} {a[0]}, i64 {count})")
+    one, zero = literal(np.complex128(1), d), literal(np.complex128(0), d)
+    inverse = _div(body, [one, product], d, d)
+    product = _select(body, [f("lt", br, f.number(0)), inverse, product], d, d)
+    value = _select(body, [whole, product, _libm("cpow")(body, a, d, d)], d, d)
+    undefined = literal(np.complex128(complex(np.nan, np.nan)), d)
+    of_zero = _select(body, [f("gt", br, f.number(0)), zero, undefined], d, d)
+    value = _select(body, [WORDS["eq"](body, [a[0], zero], d, _BOOL), of_zero, value], d, d)
+    return _select(body, [WORDS["eq"](body, [a[1], zero], d, _BOOL), one, value], d, d)
+
+
+# Binary powers, from the lowest bit; the first factor is taken as it is.
+_WHOLE_POWER = """define internal {$, $} @ft_whole_power_$({$, $} %base, i64 %n) {
+entry:
+  %none = icmp eq i64 %n, 0
+  br i1 %none, label %done, label %head
+head:
+  %b = phi {$, $} [ %base, %entry ], [ %bb, %step ]
+  %e = phi i64 [ %n, %entry ], [ %ee, %step ]
+  %r = phi {$, $} [ {$ 1.0, $ 0.0}, %entry ], [ %rr, %step ]
+  %first = phi i1 [ true, %entry ], [ %still, %step ]
+  %odd = trunc i64 %e to i1
+  %product = call {$, $} @ft_complex_product_$({$, $} %r, {$, $} %b)
+  %taken = select i1 %first, {$, $} %b, {$, $} %product
+  %rr = select i1 %odd, {$, $} %taken, {$, $} %r
+  %even = xor i1 %odd, true
+  %still = and i1 %first, %even
+  %ee = lshr i64 %e, 1
+  %more = icmp ne i64 %ee, 0
+  br i1 %more, label %step, label %done
+step:
+  %bb = call {$, $} @ft_complex_product_$({$, $} %b, {$, $} %b)
+  br label %head
+done:
+  %result = phi {$, $} [ {$ 1.0, $ 0.0}, %entry ], [ %rr, %head ]
+  ret {$, $} %result
+}
+
+define internal {$, $} @ft_complex_product_$({$, $} %x, {$, $} %y) {
+  %xr = extractvalue {$, $} %x, 0
+  %xi = extractvalue {$, $} %x, 1
+  %yr = extractvalue {$, $} %y, 0
+  %yi = extractvalue {$, $} %y, 1
+  %rr = fmul $ %xr, %yr
+  %ii = fmul $ %xi, %yi
+  %ri = fmul $ %xr, %yi
+  %ir = fmul $ %xi, %yr
+  %re = fsub $ %rr, %ii
+  %im = fadd $ %ri, %ir
+  %half = insertvalue {$, $} poison, $ %re, 0
+  %z = insertvalue {$, $} %half, $ %im, 1
+  ret {$, $} %z
+}"""
 
 
 def _part(index: int) -> Word:
@@ -179,8 +310,22 @@ def _conj(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
     return pack(body, re, _Parts(body, d)("neg", im), d)
 
 
+_ON_LIBM: dict[str, Word] = {
+    **{word: _libm(name) for word, name in _LIBM.items()},
+    "exp2": _exp2,
+    "log2": _log_to(2),
+    "log10": _log_to(10),
+    "pow": _pow,
+    "rsqrt": _rsqrt,
+    "logistic": _logistic,
+}
 WORDS: dict[str, Word] = {
-    **({word: _libm(name) for word, name in _LIBM.items()} if _HAS_C_ABI else {}),
+    **(_ON_LIBM if _HAS_C_ABI else {}),
+    "expm1": _expm1,
+    "log1p": _log1p,
+    **{op: _order(op) for op in ("lt", "le", "gt", "ge")},
+    "max": _extremum("ge"),
+    "min": _extremum("le"),
     "add": _by_parts("add"),
     "sub": _by_parts("sub"),
     "neg": _by_parts("neg"),

@@ -50,6 +50,8 @@ def _rounded_to_odd(body: Body, x: str) -> str:
 
 def _float_to_integer(body: Body, x: str, d: np.dtype, out: np.dtype) -> str:
     """As NumPy's C on x86: through i32 or i64, where what does not fit is the lowest number."""
+    if d.itemsize == 2:  # float16 has no bounds to compare with
+        d, x = np.dtype(np.float32), body.emit(f"fpext half {x} to float")
     s, t = llvm_type(d), llvm_type(out)
     if out.kind == "u" and out.itemsize == 8:
         # 2**63 and above are converted less 2**63, which is then set as the highest bit.

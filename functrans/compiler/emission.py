@@ -232,7 +232,7 @@ class KernelText(FunctionBody):
             t = llvm_type(part_dtype(dtype))
             sums = [self.emit(f"fadd {_REDUCE_FLAGS} {t} {x}, {y}") for x, y in pairs]
             return complex_math.pack(self, sums[0], sums[1], dtype)
-        if dtype.kind == "f" and dtype.itemsize > 2:
+        if dtype.kind == "f" and dtype.itemsize > 2 and op != "logaddexp":
             t, bits = llvm_type(dtype), 8 * dtype.itemsize
             if op in ("add", "mul"):
                 return self.emit(f"f{op} {_REDUCE_FLAGS} {t} {before}, {new}")

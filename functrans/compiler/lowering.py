@@ -26,7 +26,7 @@ from functrans.source_info import Source
 _BOOL = np.dtype(bool)
 _TO_BOOL = frozenset("eq ne lt le gt ge is_finite isnan isinf signbit".split())
 _TO_REAL = frozenset(("real", "imag", "abs"))
-_ORDERED = frozenset("max min lt le gt ge sign".split())
+_HALF, _SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 
 
 class NotNative(Exception):
@@ -58,15 +58,13 @@ class NodeBuilder:
     def elementwise(self, op: str, *operands: Node) -> Node:
         """`op` (a word of the scalar vocabulary) of operands of one shape, or of shape ()."""
         dtype = operands[1].dtype if op == "select" else operands[0].dtype
-        if dtype.kind == "c" and op in _ORDERED:
-            raise NotNative(f"{op} of complex numbers")
         if op in _TO_BOOL:
             dtype = _BOOL
         elif op in _TO_REAL and dtype.kind == "c":
             dtype = np.dtype(f"f{dtype.itemsize // 2}")
         elif op == "complex":
-            if dtype.itemsize == 2:
-                raise NotNative("complex numbers of float16")
+            if dtype == _HALF:
+                operands, dtype = tuple(self.convert(x, _SINGLE) for x in operands), _SINGLE
             dtype = np.dtype(f"c{dtype.itemsize * 2}")
         shape = next((x.shape for x in operands if x.shape), ())
         return self.add(nodes.Pointwise(shape, dtype, op, operands))
@@ -109,9 +107,9 @@ class NodeBuilder:
         return x in self.single_use
 
     def reduce(self, op: str, x: Node, axes: Shape) -> Node:
-        """`x` combined over `axes` by add, mul, max, min, and, or."""
-        if op in ("max", "min"):
-            self.refuse_complex_order(x)
+        """`x` combined over `axes` by add, mul, max, min, and, or; float16 in float32, as NumPy."""
+        if x.dtype == _HALF:
+            return self.convert(self.reduce(op, self.convert(x, _SINGLE), axes), _HALF)
         if x.dtype == _BOOL:
             op = {"add": "or", "mul": "and", "max": "or", "min": "and"}.get(op, op)
         if not axes:
@@ -186,11 +184,6 @@ class NodeBuilder:
         if not isinstance(base, nodes.IN_MEMORY):
             base.needed_whole = True
         return x
-
-    def refuse_complex_order(self, x: Node) -> None:
-        """Complex numbers are ordered by NumPy alone."""
-        if x.dtype.kind == "c":
-            raise NotNative("the order of complex numbers")
 
 
 # ---------------------------------------------------------------------------- equations
@@ -295,8 +288,6 @@ def _lower_equation(
         if lower is not None:
             result = lower(b, *operands, **params)
         elif rule is not None:
-            if _has_half(eqn) and primitive.name in _ACCUMULATING:
-                raise NotNative("float16 sums")  # NumPy keeps them in float32
             result = rule(b, *operands, **params)
         elif word:
             if not is_native(word, [x.aval.dtype for x in (*eqn.invars, *eqn.outvars)]):
@@ -312,20 +303,11 @@ def _lower_equation(
     return list(result) if primitive.multiple_results else [result]  # type: ignore[arg-type]
 
 
-_ACCUMULATING = frozenset(
-    "reduce_sum reduce_prod cumsum cumprod scatter dot_general argmax argmin".split()
-)
-
-
 def _plain(value: Any) -> Any:
     """A parameter with Python integers for NumPy's: they become text in machine code."""
     if type(value) is tuple:
         return tuple(map(_plain, value))
     return int(value) if isinstance(value, np.integer) else value
-
-
-def _has_half(eqn: JaxprEqn) -> bool:
-    return any(x.aval.dtype.char == "e" for x in (*eqn.invars, *eqn.outvars))
 
 
 def _refused(eqn: JaxprEqn, reason: NotNative) -> HostStepError:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from functrans.compiler import convolution, nodes, product_rules
+from functrans.compiler import convolution, nodes, product_rules, sorting, zeta
 from functrans.compiler.affine import Index, Shape, reshape_map, scaled
 from functrans.compiler.lowering import NodeBuilder
 from functrans.compiler.nodes import Node
@@ -53,6 +53,8 @@ def _ignoring_nan(word: str) -> Rule:
 
 RULES["fmax"] = _ignoring_nan("max")
 RULES["fmin"] = _ignoring_nan("min")
+RULES["trigamma"] = zeta.trigamma
+RULES["minus_two_zeta3"] = zeta.minus_two_zeta3
 
 
 @rule("convert_element_type")
@@ -182,12 +184,28 @@ for _name, _word in [
 
 def _position(word: str) -> Rule:
     def lower(b: NodeBuilder, x: Node, *, axis: int, index_dtype: np.dtype) -> Node:
-        b.refuse_complex_order(x)
+        if x.dtype.kind == "c":
+            x = _attains(b, x, b.reduce(word, x, (axis,)), axis)
+            word_here = "max"  # the first true one
+        else:
+            x, word_here = _single(b, x), word
         shape = x.shape[:axis] + x.shape[axis + 1 :]
-        found = b.add(nodes.ArgReduce(shape, np.dtype(np.int64), word, x, (axis,)))
+        found = b.add(nodes.ArgReduce(shape, np.dtype(np.int64), word_here, x, (axis,)))
         return b.convert(found, np.dtype(index_dtype))
 
     return lower
+
+
+def _attains(b: NodeBuilder, x: Node, best: Node, axis: int) -> Node:
+    """Where `x` is its extremum along an axis; if that is nan, where it is nan."""
+    others = tuple(i for i in range(len(x.shape)) if i != axis)
+    best = broadcast_in_dim(b, best, shape=x.shape, broadcast_dimensions=others)
+    return b.elementwise("or", b.elementwise("eq", x, best), b.elementwise("isnan", x))
+
+
+def _single(b: NodeBuilder, x: Node) -> Node:
+    """float16 as float32, which holds all its numbers."""
+    return b.convert(x, np.dtype(np.float32)) if x.dtype == np.float16 else x
 
 
 RULES["argmax"] = _position("max")
@@ -196,15 +214,50 @@ RULES["argmin"] = _position("min")
 
 def _running(word: str) -> Rule:
     def lower(b: NodeBuilder, x: Node, *, axis: int, reverse: bool = False) -> Node:
-        if word in ("max", "min"):
-            b.refuse_complex_order(x)
         return b.add(nodes.Cumulative(x.shape, x.dtype, word, x, axis, reverse))
 
     return lower
 
 
-for _name, _word in [("cumsum", "add"), ("cumprod", "mul"), ("cummax", "max"), ("cummin", "min")]:
+for _name, _word in [
+    ("cumsum", "add"),
+    ("cumprod", "mul"),
+    ("cummax", "max"),
+    ("cummin", "min"),
+    ("cumlogsumexp", "logaddexp"),
+]:
     RULES[_name] = _running(_word)
+
+# ---------------------------------------------------------------------------- order
+
+
+def _along_rows(function: Callable[[NodeBuilder, Node], Node]) -> Rule:
+    """A rule that has the axis moved to the end, where it is contiguous."""
+
+    def lower(b: NodeBuilder, x: Node, *, axis: int) -> Node:
+        last = len(x.shape) - 1
+        if axis == last:
+            return function(b, x)
+        forth = (*(i for i in range(last + 1) if i != axis), axis)
+        back = (*range(axis), last, *range(axis, last))
+        return permute(b, function(b, permute(b, x, permutation=forth)), permutation=back)
+
+    return lower
+
+
+RULES["sort"] = _along_rows(sorting.sort_rows)
+RULES["argsort"] = _along_rows(sorting.argsort_rows)
+
+
+@rule("argtop_k")
+def argtop_k(b: NodeBuilder, x: Node, *, k: int) -> Node:
+    return sorting.top_k_rows(b, x, k)
+
+
+@rule("searchsorted")
+def searchsorted(b: NodeBuilder, rows: Node, values: Node, *, side: str) -> Node:
+    return sorting.search_rows(b, rows, values, side)
+
 
 # ---------------------------------------------------------------------------- indexing
 
@@ -234,8 +287,6 @@ def scatter(
     mode: str = "error",
     unique: bool = False,
 ) -> Node:
-    if op in ("min", "max"):
-        b.refuse_complex_order(x)
     checks = _checks(b, "scatter", x, batch_dims, len(indices))
     return b.add(nodes.Scatter(x.shape, x.dtype, x, updates, indices, op, batch_dims, mode, checks))
 

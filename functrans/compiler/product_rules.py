@@ -21,6 +21,9 @@ from functrans.compiler.nodes import Node
 
 def dot_general(b: NodeBuilder, lhs: Node, rhs: Node, *, dimension_numbers: Any) -> Node:
     """The rule of `dot_general`."""
+    if lhs.dtype == np.float16:  # NumPy adds up in float32
+        wide = (b.convert(x, np.dtype(np.float32)) for x in (lhs, rhs))
+        return b.convert(dot_general(b, *wide, dimension_numbers=dimension_numbers), lhs.dtype)
     (l_contract, r_contract), (l_batch, r_batch) = dimension_numbers
     l_free = [i for i in range(len(lhs.shape)) if i not in (*l_contract, *l_batch)]
     r_free = [i for i in range(len(rhs.shape)) if i not in (*r_contract, *r_batch)]

@@ -68,8 +68,8 @@ from functrans.numpy.sequences import (
     convolve, correlate, cross, diff, ediff1d, gradient, polyval, trapezoid,
 )
 from functrans.numpy.statistics import (
-    argsort, cov, cumulative_prod, cumulative_sum, median, nancumsum, nanmax, nanmean, nanmin,
-    nanprod, nanstd, nansum, nanvar, percentile, quantile, sort,
+    argsort, cov, cumulative_prod, cumulative_sum, digitize, lexsort, median, nancumsum, nanmax,
+    nanmean, nanmin, nanprod, nanstd, nansum, nanvar, percentile, quantile, searchsorted, sort,
 )
 from functrans.numpy.ufuncs import (
     abs, absolute, acos, acosh, add, arccos, arccosh, arcsin, arcsinh, arctan, arctan2,
@@ -186,6 +186,7 @@ __all__ = [
     "diagflat",
     "diagonal",
     "diff",
+    "digitize",
     "divide",
     "divmod",
     "dot",
@@ -272,6 +273,7 @@ __all__ = [
     "left_shift",
     "less",
     "less_equal",
+    "lexsort",
     "linalg",
     "linspace",
     "log",
@@ -350,6 +352,7 @@ __all__ = [
     "rot90",
     "round",
     "s_",
+    "searchsorted",
     "select",
     "shape",
     "sign",

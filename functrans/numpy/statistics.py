@@ -49,6 +49,58 @@ def argsort(a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *,
     return ops.argsort(x, axis=axis)
 
 
+@implements(np.lexsort)
+def lexsort(keys: Any, axis: Any = -1) -> Any:
+    """`numpy.lexsort`: the order by the last key, where equal by the one before it, and so on."""
+    if promotion.holds_tracer(keys) and not isinstance(keys, (list, tuple)):
+        keys = TRACED[np.unstack](keys)
+    keys = [array(key) for key in keys]
+    if not keys:
+        raise TypeError("need sequence of keys with len > 0 in lexsort")
+    if any(key.shape != keys[0].shape for key in keys):
+        raise ValueError("all keys need to be the same shape")
+    if not keys[0].ndim:
+        return np.int64(0)
+    return ops.sort_together(keys[::-1], normalize_axis(axis, keys[0].ndim))
+
+
+@implements(np.searchsorted)
+def searchsorted(a: Any, v: Any, side: Any = "left", sorter: Any = None) -> Any:
+    """`numpy.searchsorted`."""
+    if side not in ("left", "right"):
+        raise ValueError(f"search side must be 'left' or 'right' (got {side!r})")
+    rows, values = promotion.promote(array(a), array(v))
+    if rows.ndim != 1:
+        raise ValueError("object too deep for desired array")
+    if sorter is not None:
+        sorter = array(sorter)
+        if sorter.dtype.kind not in "iu":
+            raise TypeError("sorter must only contain integers")
+        if sorter.shape != rows.shape:
+            raise ValueError("sorter.size must equal len(a)")
+        rows = gather_axis(rows, sorter, 0)
+    return ops.searchsorted(rows, values, side=side)
+
+
+@implements(np.digitize)
+def digitize(x: Any, bins: Any, right: Any = False) -> Any:
+    """`numpy.digitize`; traced `bins` must be monotonic, which nobody checks."""
+    if not promotion.holds_tracer(bins):
+        difference = np.diff(bins)
+        if not ((difference >= 0).all() or (difference <= 0).all()):
+            raise ValueError("bins must be monotonically increasing or decreasing")
+    x, bins = array(x), array(bins)
+    if x.dtype.kind == "c":
+        raise TypeError("x may not be complex")
+    side, n = "left" if right else "right", bins.shape[0]
+    rising = TRACED[np.searchsorted](bins, x, side)
+    if n < 2:
+        return rising
+    turned = ops.rev(bins, dimensions=(0,))
+    falling = ops.sub(np.int64(n), TRACED[np.searchsorted](turned, x, side))
+    return choose(ops.le(bins[0], bins[n - 1]), rising, falling)
+
+
 def _together(x: Any, axis: Any, keepdims: Any) -> tuple[Any, Any]:
     """The reduced axes as one last axis, and a function that puts back kept ones."""
     axes = normalize_axes(axis, x.ndim)

@@ -112,7 +112,6 @@ from functrans.ops.indexing import (
 from functrans.ops.reductions import (
     argmax,
     argmin,
-    argsort,
     cumlogsumexp,
     cummax,
     cummin,
@@ -123,13 +122,19 @@ from functrans.ops.reductions import (
     reduce_min,
     reduce_or,
     reduce_prod,
-    sort,
 )
 from functrans.ops.solves import (
     determinant,
     log_determinant,
     solve_factored,
     triangular_solve,
+)
+from functrans.ops.sorting import (
+    argsort,
+    argtop_k,
+    searchsorted,
+    sort,
+    sort_together,
 )
 from functrans.ops.spectral import (
     eig,
@@ -170,6 +175,7 @@ __all__ = [
     "argmax",
     "argmin",
     "argsort",
+    "argtop_k",
     "atan2",
     "broadcast_in_dim",
     "cbrt",
@@ -267,6 +273,7 @@ __all__ = [
     "round",
     "rsqrt",
     "scatter",
+    "searchsorted",
     "select",
     "shift_left",
     "shift_right",
@@ -278,6 +285,7 @@ __all__ = [
     "slice_axis",
     "solve_factored",
     "sort",
+    "sort_together",
     "spread",
     "sqrt",
     "square",

@@ -217,12 +217,12 @@ digamma = Elementwise("digamma", values.digamma, [steep(lambda y, x: trigamma(x)
 trigamma = Elementwise(
     "trigamma", values.trigamma, [steep(lambda y, x: _zeta3(x))], kinds="f", scalar=""
 )
-_zeta3_primitive = Elementwise("minus_two_zeta3", values.minus_two_zeta3, kinds="f", arity=1,
+minus_two_zeta3 = Elementwise("minus_two_zeta3", values.minus_two_zeta3, kinds="f", arity=1,
                                scalar="")  # fmt: skip
 
 
 def _zeta3(x: Any) -> Any:
-    return _zeta3_primitive(x)
+    return minus_two_zeta3(x)
 
 
 # ---------------------------------------------------------------------------- complex numbers

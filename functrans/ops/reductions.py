@@ -1,4 +1,4 @@
-"""Reductions other than the sum, running reductions, and sorting.
+"""Reductions other than the sum, and running reductions.
 
 The derivatives have to be right where the obvious formula divides by zero, so products are
 differentiated by repeated halving or doubling with the product rule, never by `y / x`; the running
@@ -252,7 +252,7 @@ def _padded_in_front(x: Any, axis: int, count: int, number: Any) -> Any:
     return structural.pad(x, number, config=config)
 
 
-# ---------------------------------------------------------------------------- positions, order
+# ---------------------------------------------------------------------------- positions
 
 
 class ArgExtremum(Primitive):
@@ -292,41 +292,6 @@ class ArgExtremum(Primitive):
         return out, d - (axis < d)
 
 
-class Sort(Primitive):
-    """`x` in ascending order along `axis`; nan last."""
-
-    def abstract_eval(self, x: ShapedArray, *, axis: int) -> ShapedArray:
-        ax.check_axes(self.name, x, (axis,))
-        return x
-
-    def impl(self, x: Any, *, axis: int) -> Any:
-        return np.sort(x, axis=axis, kind="stable")
-
-    def jvp(self, primals: Sequence[Any], tangents: Sequence[Any], *, axis: int) -> Any:
-        x, t = primals[0], tangents[0]
-        if type(t) is Zero:
-            return _no_tangent(self(x, axis=axis))
-        order = argsort(x, axis=axis)
-        return take_along(x, order, axis), take_along(t, order, axis)
-
-    def batch(self, size: int, args: Sequence[Any], dims: Sequence[Any], *, axis: int) -> Any:
-        d = dims[0]
-        return self(args[0], axis=axis + (axis >= d)), d
-
-
-class Argsort(Sort):
-    """The order in which `sort` takes the elements along `axis`; equal ones keep their order."""
-
-    def abstract_eval(self, x: ShapedArray, *, axis: int) -> ShapedArray:
-        return super().abstract_eval(x, axis=axis).update(dtype=_INT64)
-
-    def impl(self, x: Any, *, axis: int) -> Any:
-        return np.argsort(x, axis=axis, kind="stable")
-
-    def jvp(self, primals: Sequence[Any], tangents: Sequence[Any], *, axis: int) -> Any:
-        return _no_tangent(self(primals[0], axis=axis))
-
-
 reduce_prod = Product("reduce_prod", np.multiply, kinds="iufc")
 reduce_max = Extremum("reduce_max", np.maximum, kinds="biufc")
 reduce_min = Extremum("reduce_min", np.minimum, kinds="biufc")
@@ -339,13 +304,10 @@ cummax = RunningExtremum("cummax", np.maximum, kinds="biufc")
 cummin = RunningExtremum("cummin", np.minimum, kinds="biufc")
 argmax = ArgExtremum("argmax", np.argmax)
 argmin = ArgExtremum("argmin", np.argmin)
-sort = Sort("sort")
-argsort = Argsort("argsort")
 
 __all__ = [
     "argmax",
     "argmin",
-    "argsort",
     "cumlogsumexp",
     "cummax",
     "cummin",
@@ -356,5 +318,4 @@ __all__ = [
     "reduce_min",
     "reduce_or",
     "reduce_prod",
-    "sort",
 ]

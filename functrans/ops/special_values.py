@@ -53,39 +53,45 @@ def special(name: str) -> Any:
     return getattr(scipy.special, name)
 
 
+def _special_in_dtype(name: str, x: Any) -> Any:
+    """A function of SciPy's, whose results of float16 have a wider dtype."""
+    return special(name)(x).astype(np.result_type(x), copy=False)
+
+
 def erf(x: Any) -> Any:
     """The error function."""
-    return special("erf")(x)
+    return _special_in_dtype("erf", x)
 
 
 def erfc(x: Any) -> Any:
     """1 - erf(x), accurate where erf is near 1."""
-    return special("erfc")(x)
+    return _special_in_dtype("erfc", x)
 
 
 def erf_inv(x: Any) -> Any:
     """The inverse of erf."""
-    return special("erfinv")(x)
+    return _special_in_dtype("erfinv", x)
 
 
 def lgamma(x: Any) -> Any:
     """log |gamma(x)|."""
-    return special("gammaln")(x)
+    return _special_in_dtype("gammaln", x)
 
 
 def digamma(x: Any) -> Any:
     """The derivative of lgamma."""
-    return special("psi")(x)
+    return _special_in_dtype("psi", x)
 
 
 def trigamma(x: Any) -> Any:
     """The derivative of digamma; by reflection for x <= 0 (DLMF 5.15.6)."""
-    zeta = special("zeta")
+    zeta, dtype = special("zeta"), np.result_type(x)
+    x = np.asarray(x, np.float64)  # near the poles pi needs all its digits
     positive = np.where(x > 0, x, 1 - x)
     tail = zeta(2, positive)
     with np.errstate(all="ignore"):
         reflected = np.square(np.pi / np.sin(np.pi * x)) - tail
-    return scalar_or_array(np.where(x > 0, tail, reflected).astype(np.result_type(x), copy=False))
+    return scalar_or_array(np.where(x > 0, tail, reflected).astype(dtype, copy=False))
 
 
 def minus_two_zeta3(x: Any) -> Any:

@@ -13,6 +13,25 @@ from functrans.loop_ir import HostStep, KernelCall, MatMul, Program
 from functrans.printing_loops import run_python
 from functrans.runtime.executable import compile_program
 
+
+class OnHost(ft.Primitive):
+    """`np.flip`, as an operation without a native form."""
+
+    def abstract_eval(self, x, *, axis):
+        return x
+
+    def impl(self, x, *, axis):
+        return np.flip(x, axis)
+
+    def jvp(self, primals, tangents, *, axis):
+        return self(*primals, axis=axis), self(*tangents, axis=axis)
+
+    def batch(self, size, args, dims, *, axis):
+        return self(args[0], axis=axis + (axis >= dims[0])), dims[0]
+
+
+on_host = OnHost("on_host")
+
 LOOSE = {"f2": 1e-3, "f4": 1e-5, "c8": 1e-5}
 
 
@@ -52,4 +71,13 @@ def kernels(program: Program) -> int:
     return len({step.kernel for step in program.steps if isinstance(step, KernelCall)})
 
 
-__all__ = ["HostStep", "KernelCall", "MatMul", "check_lowering", "count", "kernels", "program_of"]
+__all__ = [
+    "HostStep",
+    "KernelCall",
+    "MatMul",
+    "check_lowering",
+    "count",
+    "kernels",
+    "on_host",
+    "program_of",
+]

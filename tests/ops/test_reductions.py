@@ -204,29 +204,6 @@ def test_positions_of_extrema_are_numpys(name, shape, data):
     assert type(tangent) is Zero
 
 
-@given(shape=nonscalar_shapes, data=st.data())
-def test_sorting_rules_agree(shape, data):
-    axis = data.draw(st.integers(0, len(shape) - 1))
-    x = random_array(shape)
-    rounded = np.round(x)
-    np.testing.assert_array_equal(evaluate(ops.sort, rounded, axis=axis), np.sort(rounded, axis))
-    np.testing.assert_array_equal(
-        evaluate(ops.argsort, rounded, axis=axis), np.argsort(rounded, axis, kind="stable")
-    )
-    check_jvp(ops.sort, x, axis=axis)
-    check_second_derivative(ops.sort, x, axis=axis)
-    for primitive in (ops.sort, ops.argsort):
-        check_jvp_of_zero(primitive, x, axis=axis)
-        check_batch(primitive, lambda seed: (random_array(shape, seed=seed),), axis=axis)
-    _, tangent = ops.argsort.jvp([x], [x], axis=axis)
-    assert type(tangent) is Zero
-
-
-@pytest.mark.parametrize("dtype", ["?", "i1", "u8", "f2", "c16"])
-def test_sorting_keeps_the_dtype(dtype):
-    evaluate(ops.sort, np.array([[2, 0, 1]]).astype(dtype), axis=1)
-
-
 def test_axes_are_checked_by_name():
     x = get_aval(np.ones((2, 3)))
     for name, params in itertools.chain(
