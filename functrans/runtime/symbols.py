@@ -49,50 +49,14 @@ def _math_library() -> ctypes.CDLL:
     return ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
 
 
-# How the x86-64 vector function ABI names its instruction sets, and their vectors in bytes.
-_VECTOR_SETS = (("avx512f", "e", 64), ("avx2", "d", 32), ("sse4.2", "b", 16))
+_VECTOR_BYTES = {"avx512f": 64, "avx2": 32}
 
 
 @functools.cache
-def vector_variants(name: str, arguments: int, itemsize: int) -> tuple[tuple[int, str], ...]:
-    """Vector versions of a function of the C math library: (lanes, symbol), widest first.
-
-    They are those of the GNU C library (libmvec), with errors of at most 4 ulps; elsewhere there
-    are none, and loops call the function once per element.
-    """
-    library, found = _vector_library(), []
-    features = llvm().get_host_cpu_features() if library else {}
-    for feature, letter, width in _VECTOR_SETS:
-        symbol = f"_ZGV{letter}N{width // itemsize}{'v' * arguments}_{name}"
-        function = getattr(library, symbol, None) if features.get(feature) else None
-        if function is not None:
-            llvm().add_symbol(symbol, address(function))
-            found.append((width // itemsize, symbol))
-    return tuple(found)
-
-
-@functools.cache
-def _vector_library() -> ctypes.CDLL | None:
-    try:
-        return ctypes.CDLL("libmvec.so.1")
-    except OSError:
-        return None
-
-
-_SPECIAL = {"digamma": "__pyx_fuse_1psi"}
-
-
-@functools.cache
-def special(name: str) -> str:
-    """The symbol of SciPy's `double f(double, int)` for "digamma".
-
-    SciPy is imported when a program first wants it.
-    """
-    from scipy.special import cython_special  # noqa: PLC0415  (0.2 s, for one function)
-
-    function = scipy_function(cython_special, _SPECIAL[name], "double (double, int")
-    llvm().add_symbol(f"ft_{name}", function)
-    return f"ft_{name}"
+def vector_bytes() -> int:
+    """The width of this machine's vector registers."""
+    features = llvm().get_host_cpu_features()
+    return max((n for name, n in _VECTOR_BYTES.items() if features.get(name)), default=16)
 
 
 def address(function: Any) -> int:

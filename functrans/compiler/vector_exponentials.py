@@ -1,0 +1,387 @@
+"""Exponentials, logarithms and powers as straight-line formulas; hyperbolic functions.
+
+Arguments are reduced by multiples of log 2 as by W. J. Cody and W. Waite (Software Manual for the
+Elementary Functions, 1980), with fused multiplications. The series of the exponential are Taylor's:
+the first term left out, 0.3466**n / n! at most, is below 2**-54 in float64 and 2**-27 in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+from functrans.compiler.vector_builder import (
+    Code,
+    Int,
+    Pair,
+    Real,
+    any_sum_of,
+    fma,
+    polynomial,
+    product_of,
+    rounded,
+    split,
+    sum_of,
+    where,
+)
+
+LN2 = Fraction("0.693147180559945309417232121458176568075500134360255254120680009")
+LOG10_2 = Fraction("0.301029995663981195213738894724493026768189881462108541310427461")
+
+
+def _terms(code: Code) -> int:
+    return 13 if code.wide else 7
+
+
+def power_of_two(k: Int) -> Real:
+    """2**k, if that is a normal number."""
+    f = k.code.format
+    return ((k + f.bias) << f.mantissa).as_real()
+
+
+def scaled(value: Real, k: Int) -> Real:
+    """2**k value: by two factors, for subnormal results and the largest finite ones."""
+    half = k >> 1
+    return value * power_of_two(half) * power_of_two(k - half)
+
+
+def _by_ln2(x: Real, low: Real | None = None) -> tuple[Int, Pair]:
+    """x + low = k log 2 + r with |r| <= 0.347."""
+    high_part, low_part = split(LN2, x.code.format.bits, 2)
+    k, as_int = rounded(x, 1 / math.log(2))
+    first = fma(k, -high_part, x)  # exact
+    if low is not None:
+        first, low = sum_of(first, low)
+    r = fma(k, -low_part, first)
+    rest = fma(k, -low_part, first - r)
+    return as_int, Pair(r, rest if low is None else rest + low)
+
+
+def _clamped(x: Real) -> Real:
+    """x, or where exp overflows or is 0 for certain, a number that shows so."""
+    high, low = (711.0, -746.0) if x.code.format.bits == 64 else (89.5, -104.5)
+    x = where(x > high, high, x)
+    return where(x < low, low, x)
+
+
+def exp(x: Real) -> Real:
+    """e**x."""
+    k, r = _by_ln2(_clamped(x))
+    taylor = [1 / math.factorial(n) for n in range(_terms(x.code), 0, -1)]
+    return scaled(fma(polynomial(r.high, taylor), r.high, 1.0), k)
+
+
+def exp_pair(x: Real, low: Real) -> tuple[Int, Pair]:
+    """exp(x + low) = 2**k (high + low), of twice the precision of `exp`."""
+    k, r = _by_ln2(x, low)
+    taylor = [1 / math.factorial(n) for n in range(_terms(x.code), 1, -1)]
+    square = r.high * r.high
+    return k, sum_of(1.0, r.high + fma(square, polynomial(r.high, taylor), r.low))
+
+
+def _exp2_reduced(k: Int, r: Real) -> Real:
+    """2**(k + r) for |r| <= 1/2."""
+    taylor = [math.log(2) ** n / math.factorial(n) for n in range(_terms(k.code), 0, -1)]
+    return scaled(fma(polynomial(r, taylor), r, 1.0), k)
+
+
+def exp2(x: Real) -> Real:
+    """2**x."""
+    high, low = (1025.0, -1080.0) if x.code.format.bits == 64 else (129.0, -160.0)
+    x = where(x > high, high, x)
+    x = where(x < low, low, x)
+    k, as_int = rounded(x, 1.0)
+    return _exp2_reduced(as_int, x - k)
+
+
+def expm1(x: Real) -> Real:
+    """e**x - 1."""
+    k, r = _by_ln2(_clamped(x))
+    r = r.high
+    # exp(r) - 1 = r + r**2 (1/2 + r/6 + ...), then 2**k (p + 1) - 1 = 2**k p + (2**k - 1).
+    taylor = [1 / math.factorial(n) for n in range(_terms(x.code), 1, -1)]
+    p = fma(r * r, polynomial(r, taylor), r)
+    scale = power_of_two(k)
+    value = fma(scale, p, scale - 1.0)
+    top, bottom = (709.0, -50.0) if x.code.wide else (88.0, -25.0)
+    value = where(x > top, exp(x), value)
+    value = where(x < bottom, -1.0, value)
+    return where(x.equals(0.0), x, value)
+
+
+# 2 artanh(s) = 2 s + s z P(z) with z = s**2 and |s| <= 3 - 2 sqrt(2):
+# mpmath.chebyfit(lambda z: (2 * atanh(sqrt(z)) / sqrt(z) - 2) / z, [0, (3 - 2 * sqrt(2)) ** 2], n).
+_ARTANH64: list[float] = [
+    0.13086626147840102, 0.13268773138656886, 0.15386239702814658, 0.18181795640132906,
+    0.22222222391713917, 0.28571428570803614, 0.4000000000000088, 0.6666666666666666,
+]  # fmt: skip
+_ARTANH32: list[float] = [
+    0.233304672163, 0.28550820816, 0.400001218398, 0.666666665545,
+]  # fmt: skip
+
+
+def _parts(x: Real) -> tuple[Real, Int, Real]:
+    """x = 2**k m with m in [sqrt(1/2), sqrt(2)): k as a number and as an integer, and m."""
+    f = x.code.format
+    tiny, lift = x < f.smallest_normal, f.mantissa + 2
+    bits = where(tiny, x * 2.0**lift, x).to_bits()
+    root = int(f.dtype(math.sqrt(0.5)).view(f"i{f.bits // 8}"))
+    k = (bits - root) >> f.mantissa
+    m = (bits - (k << f.mantissa)).as_real()
+    as_real = k.to_real()
+    return where(tiny, as_real - float(lift), as_real), k, m
+
+
+def _log_of_mantissa(m: Real) -> tuple[Real, Real, Real, Real]:
+    """log m = (f - h) + t, for f = m - 1 and h = f**2 / 2: f, h, t and s = f / (2 + f)."""
+    f = m - 1.0
+    s = f / (f + 2.0)
+    z = s * s
+    half = f * f * 0.5
+    # 2 s = f - s f and s f = h - s h: log m = f - h + s (h + z P(z)), as fdlibm's e_log.c.
+    series = polynomial(z, _ARTANH64 if m.code.wide else _ARTANH32)
+    return f, half, s * fma(z, series, half), s
+
+
+def _log_of(x: Real, lost: Real | None = None, more: Real | None = None) -> Real:
+    """log(x + lost) + more log 2 for positive finite x and a `lost` below an ulp or two of x."""
+    high, low = split(LN2, x.code.format.bits, 2)
+    k, as_int, m = _parts(x)
+    f, half, tail, s = _log_of_mantissa(m)
+    if lost is not None:
+        # log(m + c) - log m = c / m, and 1 / m = (1 - s) / (1 + s) to a few bits.
+        c = lost * power_of_two(x.code.int(0) - as_int.at_most(x.code.format.bias))
+        tail = fma(c, fma(s * -2.0, 1.0 - s * (1.0 - s), 1.0), tail)
+    if more is not None:
+        k = k + more
+    return fma(k, high, f - (half - fma(k, low, tail)))
+
+
+def _at_ends(x: Real, logarithm: Real) -> Real:
+    """A logarithm with its values at 0, below, and where there is no finite number."""
+    value = where(x > 0.0, logarithm, math.nan)
+    value = where(x.equals(0.0), -math.inf, value)
+    return where(x.equals(math.inf) | x.is_nan(), x, value)
+
+
+def log(x: Real) -> Real:
+    """The natural logarithm."""
+    return _at_ends(x, _log_of(x))
+
+
+def log1p(x: Real) -> Real:
+    """log(1 + x)."""
+    u = x + 1.0
+    value = _at_ends(u, _log_of(u, x - (u - 1.0)))
+    return where(x.equals(0.0), x, value)
+
+
+def _log_in_base(x: Real, scale: Fraction, unit: Fraction | None) -> Real:
+    """log(x) `scale`, where `scale` log 2 is `unit`, or 1."""
+    bits = x.code.format.bits
+    k, _, m = _parts(x)
+    f, half, tail, _ = _log_of_mantissa(m)
+    log_m = sum_of(f, -half)
+    scale_high, scale_low = split(scale, bits, 2)
+    p = product_of(log_m.high, scale_high)
+    low = fma(log_m.high, scale_low, fma(log_m.low + tail, scale_high, p.low))
+    whole = k
+    if unit is not None:
+        unit_high, unit_low = split(unit, bits, 2)
+        whole, rest = product_of(k, unit_high)
+        low = low + fma(k, unit_low, rest)
+    total = sum_of(whole, p.high)
+    return _at_ends(x, total.high + (total.low + low))
+
+
+def log2(x: Real) -> Real:
+    """The logarithm to base 2, exact at powers of 2."""
+    return _log_in_base(x, 1 / LN2, None)
+
+
+def log10(x: Real) -> Real:
+    """The logarithm to base 10."""
+    return _log_in_base(x, LOG10_2 / LN2, LOG10_2)
+
+
+def logistic(x: Real) -> Real:
+    """1 / (1 + e**-x)."""
+    # exp only sees -|x|, which cannot overflow.
+    e = exp(-abs(x))
+    below = sum_of(1.0, e)
+    quotient = where(x < 0.0, e, 1.0) / below.high
+    # The rounding of 1 + e, by 1 / (1 + e) to within a twentieth.
+    value = fma(quotient, below.low * fma(below.high, 0.5, -1.457), quotient)
+    return where(x.is_nan(), x, value)
+
+
+def _hyperbolic(x: Real, *, is_odd: bool) -> Real:
+    """sinh |x| if `is_odd`, else cosh x.
+
+    With |x| = k log 2 + r, a = 2**(k-1) and b = 2**(-k-1), sinh |x| = (a - b) cosh r +
+    (a + b) sinh r, and cosh x = (a + b) cosh r + (a - b) sinh r. Where b is lost, k is cut.
+    """
+    bound = 711.0 if x.code.wide else 90.0
+    size = abs(x)
+    k, r = _by_ln2(where(size > bound, bound, size))
+    z = r.high * r.high
+    powers = range(_terms(x.code) + 1, 0, -2)
+    cosh_less_1 = z * polynomial(z, [1 / math.factorial(n) for n in powers])
+    sinh = polynomial(z, [1 / math.factorial(n - 1) for n in powers[:-1]])
+    sinh_less_r = fma(z * r.high, sinh, r.low)
+    cut = k.at_most(64)
+    a, b = power_of_two(cut - 1), power_of_two(x.code.int(-1) - cut)
+    even, odd = (a - b, a + b) if is_odd else (a + b, a - b)
+    product = product_of(odd, r.high)
+    total = sum_of(even, product.high)
+    low = fma(odd, sinh_less_r, fma(even, cosh_less_1, product.low)) + total.low
+    return (total.high + low) * power_of_two(k - cut)
+
+
+def sinh(x: Real) -> Real:
+    """The hyperbolic sine."""
+    return _hyperbolic(x, is_odd=True).with_sign_of(x)
+
+
+def cosh(x: Real) -> Real:
+    """The hyperbolic cosine."""
+    return _hyperbolic(x, is_odd=False)
+
+
+# Cephes tanh.c and tanhf.c (Moshier): x + x z P(z) / Q(z) for |x| < 0.625, z = x**2.
+_TANH_P = [-9.64399179425052238628e-1, -9.92877231001918586564e1, -1.61468768441708447952e3]
+_TANH_Q = [1.0, 1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3]
+_TANH32 = [
+    -5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1,
+]  # fmt: skip
+
+
+def tanh(x: Real) -> Real:
+    """The hyperbolic tangent."""
+    size, z = abs(x), x * x
+    if x.code.wide:
+        ratio = polynomial(z, _TANH_P) / polynomial(z, _TANH_Q)
+    else:
+        ratio = polynomial(z, _TANH32)
+    small = fma(z * ratio, x, x)
+    large = 1.0 - 2.0 / (exp(size + size) + 1.0)
+    value = where(size < 0.625, small, large).with_sign_of(x)
+    return where(x.is_nan(), x, value)
+
+
+def arcsinh(x: Real) -> Real:
+    """log(|x| + sqrt(x**2 + 1)) = log1p(|x| + x**2 / (1 + sqrt(x**2 + 1))), with the sign of x."""
+    size = abs(x)
+    huge = size > 2.0 ** (28 if x.code.wide else 12)  # then this is log(2 |x|)
+    square = size * size
+    t = sum_of(size, square / (1.0 + (square + 1.0).sqrt()))
+    u = any_sum_of(t.high, x.code.real(1.0))
+    value = _log_of(
+        where(huge, size, u.high), where(huge, 0.0, u.low + t.low), where(huge, 1.0, 0.0)
+    )
+    value = where(size < math.inf, value, size)
+    return where(x.equals(0.0), x, value.with_sign_of(x))
+
+
+def arccosh(x: Real) -> Real:
+    """log(x + sqrt(x**2 - 1)) = log1p(t + sqrt(2 t + t**2)) for t = x - 1."""
+    huge = x > 2.0 ** (28 if x.code.wide else 12)
+    t = x - 1.0
+    root = fma(t, t, t + t).sqrt()
+    w = any_sum_of(t, root)
+    u = any_sum_of(w.high, x.code.real(1.0))
+    lost = where(huge, 0.0, u.low + w.low)
+    value = _log_of(where(huge, x, u.high), lost, where(huge, 1.0, 0.0))
+    value = where(x < math.inf, value, x)
+    return where(x < 1.0, math.nan, value)
+
+
+def arctanh(x: Real) -> Real:
+    """log((1 + x) / (1 - x)) / 2 = log1p(2 |x| / (1 - |x|)) / 2, with the sign of x."""
+    size = abs(x)
+    below = sum_of(1.0, -size)
+    inverse = 1.0 / below.high
+    top = size + size
+    t = top * inverse
+    rest = fma(-t, below.high, top) - t * below.low
+    u = any_sum_of(t, x.code.real(1.0))
+    value = 0.5 * _log_of(u.high, fma(rest, inverse, u.low))
+    value = where(size.equals(1.0), math.inf, value)
+    value = where(size > 1.0, math.nan, value)
+    value = where(x.equals(0.0) | x.is_nan(), x, value)
+    return value.with_sign_of(x)
+
+
+# 2 artanh(s) / log 2 = s (c + z c / 3 + z**2 P(z)) with c = 2 / log 2; in float32 s P(z):
+# mpmath.chebyfit(lambda z: (2 * atanh(sqrt(z)) / sqrt(z) - 2 - 2 * z / 3) / z**2 / log(2), ..., n)
+# and mpmath.chebyfit(lambda z: 2 * atanh(sqrt(z)) / sqrt(z) / log(2), ..., n).
+_POW64: list[float] = [
+    0.16912787582324892, 0.1688854671740239, 0.19238055945712837, 0.22195278870596163,
+    0.26230819146702117, 0.3205988979671597, 0.4121985831111439, 0.5770780163555853,
+]  # fmt: skip
+_LOG2_SHORT32: list[float] = [
+    0.242916085399, 0.261444249352, 0.320616388132, 0.412198402048, 0.577078017246, 0.961796693924,
+    2.88539008178,
+]  # fmt: skip
+
+
+def _log2_pair(x: Real) -> Pair:
+    """log2 of a positive finite number to 64 bits or more."""
+    k, _, m = _parts(x)
+    f = m - 1.0
+    above = m + 1.0
+    below = Pair(above, m - (above - 1.0))
+    inverse = 1.0 / below.high
+    s = f * inverse
+    s_low = (fma(-s, below.high, f) - s * below.low) * inverse
+    z = product_of(s, s)
+    z_low = fma(s + s, s_low, z.low)
+    c, c_low = split(2 / LN2, 64, 2)
+    third, third_low = split(2 / LN2 / 3, 64, 2)
+    p = product_of(z.high, third)
+    tail = fma(z.high * z.high, polynomial(z.high, _POW64), fma(z.high, third_low, p.low))
+    u = sum_of(c, p.high)
+    u_low = u.low + (fma(z_low, third, tail) + c_low)
+    product = product_of(s, u.high)
+    total = sum_of(k, product.high)
+    return Pair(total.high, total.low + fma(s, u_low, fma(s_low, u.high, product.low)))
+
+
+def _log2_short(x: Real) -> Real:
+    """log2 to 40 bits."""
+    k, _, m = _parts(x)
+    s = (m - 1.0) / (m + 1.0)
+    return fma(s, polynomial(s * s, _LOG2_SHORT32), k)
+
+
+def _power_of_size(x: Real, y: Real) -> Real:
+    """x**y for x >= 0, where that is finite or an infinity has caused it."""
+    end = 1100.0
+    if x.code.wide:
+        logarithm = _log2_pair(x)
+    else:
+        logarithm = Pair(_log2_short(x), x.code.real(0.0))
+    at_end = x.equals(0.0) | x.equals(math.inf)
+    high = where(at_end, where(x > 1.0, math.inf, -math.inf), logarithm.high)
+    product = product_of(y, high)
+    inside = abs(product.high) < end
+    top = where(product.high > 0.0, end, -end)
+    exponent = where(inside, product.high, top)
+    low = where(inside, fma(y, logarithm.low, product.low), 0.0)
+    k, as_int = rounded(exponent, 1.0)
+    return _exp2_reduced(as_int, (exponent - k) + low)
+
+
+def power(x: Real, y: Real) -> Real:
+    """x**y with the special values of C99 (F.9.4.4)."""
+    size = abs(x)
+    value = _power_of_size(size, y)
+    half = y * 0.5
+    whole = y.floor().equals(y)
+    odd = whole & ~half.floor().equals(half)
+    negative = x.to_bits() >> (x.code.format.bits - 1)
+    value = where(odd & negative.equals(-1), -value, value)
+    value = where((x < 0.0) & (x > -math.inf) & ~whole, math.nan, value)
+    value = where(size.equals(1.0) & abs(y).equals(math.inf), 1.0, value)
+    value = where(x.is_nan() | y.is_nan(), math.nan, value)
+    return where(x.equals(1.0) | y.equals(0.0), 1.0, value)
