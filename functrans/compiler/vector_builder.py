@@ -166,6 +166,10 @@ class Real:
         """Whether this is not a number."""
         return self._compare("uno", self)
 
+    def is_nan_or(self, other: Real) -> Truth:
+        """Whether one of the two is not a number."""
+        return self._compare("uno", other)
+
     def sqrt(self) -> Real:
         """The square root."""
         return self._intrinsic("sqrt")
@@ -177,6 +181,13 @@ class Real:
     def rint(self) -> Real:
         """The nearest integer, even in a tie."""
         return self._intrinsic("rint")
+
+    def times_power_of_two(self, k: Int) -> Real:
+        """2**k times this, with subnormal results and infinities where they are due."""
+        f = self.code.format
+        arguments = f"{f.type} {self.name}, i{f.bits} {k.name}"
+        text = f"call {f.type} @llvm.ldexp.f{f.bits}.i{f.bits}({arguments})"
+        return Real(self.code, self.code.emit(text))
 
     def with_sign_of(self, other: Real) -> Real:
         """The absolute value with another number's sign."""
@@ -272,8 +283,22 @@ def fma(a: Real, b: Real | float, c: Real | float) -> Real:
     return a._intrinsic("fma", a.code.real(b), a.code.real(c))
 
 
+LONG = 21  # coefficients; from here on, half the latency pays for a square
+
+
 def polynomial(x: Real, coefficients: Sequence[float]) -> Real:
-    """The polynomial with these coefficients, highest power first (Horner's rule)."""
+    """The polynomial with these coefficients, highest power first.
+
+    By Horner's rule; long ones by even and odd powers, where these do not cancel.
+    """
+    if len(coefficients) >= LONG:
+        square = x * x
+        even, odd = coefficients[-1::-2][::-1], coefficients[-2::-2][::-1]
+        return fma(_horner(square, odd), x, _horner(square, even))
+    return _horner(x, coefficients)
+
+
+def _horner(x: Real, coefficients: Sequence[float]) -> Real:
     acc: Real = x.code.real(coefficients[0])
     for c in coefficients[1:]:
         acc = fma(acc, x, c)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import NamedTuple
 
 from functrans.compiler.vector_builder import (
     Code,
@@ -24,6 +25,7 @@ from functrans.compiler.vector_builder import (
     sum_of,
     where,
 )
+from functrans.runtime import symbols
 
 LN2 = Fraction("0.693147180559945309417232121458176568075500134360255254120680009")
 LOG10_2 = Fraction("0.301029995663981195213738894724493026768189881462108541310427461")
@@ -40,7 +42,11 @@ def power_of_two(k: Int) -> Real:
 
 
 def scaled(value: Real, k: Int) -> Real:
-    """2**k value: by two factors, for subnormal results and the largest finite ones."""
+    """2**k value, also where that is subnormal or infinite."""
+    if k.code.format.bits > k.code.result_bits:  # the result has fewer exponents
+        return value * power_of_two(k)
+    if symbols.has_scale_instruction():
+        return value.times_power_of_two(k)
     half = k >> 1
     return value * power_of_two(half) * power_of_two(k - half)
 
@@ -57,16 +63,21 @@ def _by_ln2(x: Real, low: Real | None = None) -> tuple[Int, Pair]:
     return as_int, Pair(r, rest if low is None else rest + low)
 
 
-def _clamped(x: Real) -> Real:
-    """x, or where exp overflows or is 0 for certain, a number that shows so."""
-    high, low = (711.0, -746.0) if x.code.format.bits == 64 else (89.5, -104.5)
+def clamped(x: Real, low: float, high: float) -> Real:
+    """x between bounds; NaN stays."""
     x = where(x > high, high, x)
     return where(x < low, low, x)
 
 
 def exp(x: Real) -> Real:
     """e**x."""
-    k, r = _by_ln2(_clamped(x))
+    bounds = (-746.0, 711.0) if x.code.wide else (-104.5, 89.5)
+    return exp_within(clamped(x, *bounds))
+
+
+def exp_within(x: Real) -> Real:
+    """e**x for an argument that is not far from the range where this is finite and above 0."""
+    k, r = _by_ln2(x)
     taylor = [1 / math.factorial(n) for n in range(_terms(x.code), 0, -1)]
     return scaled(fma(polynomial(r.high, taylor), r.high, 1.0), k)
 
@@ -87,26 +98,21 @@ def _exp2_reduced(k: Int, r: Real) -> Real:
 
 def exp2(x: Real) -> Real:
     """2**x."""
-    high, low = (1025.0, -1080.0) if x.code.format.bits == 64 else (129.0, -160.0)
-    x = where(x > high, high, x)
-    x = where(x < low, low, x)
+    x = clamped(x, *((-1080.0, 1025.0) if x.code.wide else (-155.0, 129.0)))
     k, as_int = rounded(x, 1.0)
     return _exp2_reduced(as_int, x - k)
 
 
 def expm1(x: Real) -> Real:
     """e**x - 1."""
-    k, r = _by_ln2(_clamped(x))
+    k, r = _by_ln2(clamped(x, -50.0, 709.9 if x.code.wide else 88.9))
     r = r.high
     # exp(r) - 1 = r + r**2 (1/2 + r/6 + ...), then 2**k (p + 1) - 1 = 2**k p + (2**k - 1).
     taylor = [1 / math.factorial(n) for n in range(_terms(x.code), 1, -1)]
     p = fma(r * r, polynomial(r, taylor), r)
-    scale = power_of_two(k)
-    value = fma(scale, p, scale - 1.0)
-    top, bottom = (709.0, -50.0) if x.code.wide else (88.0, -25.0)
-    value = where(x > top, exp(x), value)
-    value = where(x < bottom, -1.0, value)
-    return where(x.equals(0.0), x, value)
+    half = power_of_two(k - 1)  # the largest results need 2**k beyond the range
+    value = fma(half, p, half - 0.5)
+    return where(x.equals(0.0), x, value + value)
 
 
 # 2 artanh(s) = 2 s + s z P(z) with z = s**2 and |s| <= 3 - 2 sqrt(2):
@@ -124,6 +130,8 @@ def _parts(x: Real) -> tuple[Real, Int, Real]:
     """x = 2**k m with m in [sqrt(1/2), sqrt(2)): k as a number and as an integer, and m."""
     f = x.code.format
     tiny, lift = x < f.smallest_normal, f.mantissa + 2
+    if f.bits > x.code.result_bits:  # where it is subnormal, x is so no more
+        lift = 0
     bits = where(tiny, x * 2.0**lift, x).to_bits()
     root = int(f.dtype(math.sqrt(0.5)).view(f"i{f.bits // 8}"))
     k = (bits - root) >> f.mantissa
@@ -176,32 +184,24 @@ def log1p(x: Real) -> Real:
     return where(x.equals(0.0), x, value)
 
 
-def _log_in_base(x: Real, scale: Fraction, unit: Fraction | None) -> Real:
-    """log(x) `scale`, where `scale` log 2 is `unit`, or 1."""
-    bits = x.code.format.bits
-    k, _, m = _parts(x)
-    f, half, tail, _ = _log_of_mantissa(m)
-    log_m = sum_of(f, -half)
-    scale_high, scale_low = split(scale, bits, 2)
-    p = product_of(log_m.high, scale_high)
-    low = fma(log_m.high, scale_low, fma(log_m.low + tail, scale_high, p.low))
-    whole = k
-    if unit is not None:
-        unit_high, unit_low = split(unit, bits, 2)
-        whole, rest = product_of(k, unit_high)
-        low = low + fma(k, unit_low, rest)
-    total = sum_of(whole, p.high)
-    return _at_ends(x, total.high + (total.low + low))
-
-
 def log2(x: Real) -> Real:
     """The logarithm to base 2, exact at powers of 2."""
-    return _log_in_base(x, 1 / LN2, None)
+    k, _, m = _parts(x)
+    f, half, tail, _ = _log_of_mantissa(m)
+    logarithm = f - (half - tail)
+    return _at_ends(x, fma(logarithm, 1 / math.log(2) - 1, logarithm) + k)
 
 
 def log10(x: Real) -> Real:
-    """The logarithm to base 10."""
-    return _log_in_base(x, LOG10_2 / LN2, LOG10_2)
+    """The logarithm to base 10, exact at powers of 10."""
+    bits = x.code.format.bits
+    k, _, m = _parts(x)
+    f, half, tail, _ = _log_of_mantissa(m)
+    logarithm = f - (half - tail)
+    scale, scale_low = split(LOG10_2 / LN2, bits, 2)
+    unit, unit_low = split(LOG10_2, bits, 2)
+    low = fma(k, unit_low, logarithm * scale_low)
+    return _at_ends(x, fma(k, unit, fma(logarithm, scale, low)))
 
 
 def logistic(x: Real) -> Real:
@@ -215,37 +215,59 @@ def logistic(x: Real) -> Real:
     return where(x.is_nan(), x, value)
 
 
-def _hyperbolic(x: Real, *, is_odd: bool) -> Real:
-    """sinh |x| if `is_odd`, else cosh x.
+class _Halves(NamedTuple):
+    """With |x| = k log 2 + r: cosh r - 1, r, sinh r - r; (2**k - 2**-k) / 2 and with +; and k.
 
-    With |x| = k log 2 + r, a = 2**(k-1) and b = 2**(-k-1), sinh |x| = (a - b) cosh r +
-    (a + b) sinh r, and cosh x = (a + b) cosh r + (a - b) sinh r. Where b is lost, k is cut.
+    Where 2**-k is lost, k is cut, and `rest` is the power of two left.
     """
-    bound = 711.0 if x.code.wide else 90.0
-    size = abs(x)
-    k, r = _by_ln2(where(size > bound, bound, size))
+
+    cosh_less_1: Real
+    r: Real
+    sinh_less_r: Real
+    minus: Real
+    plus: Real
+    rest: Int
+
+
+def _halves(size: Real) -> _Halves:
+    k, r = _by_ln2(size)
     z = r.high * r.high
-    powers = range(_terms(x.code) + 1, 0, -2)
+    powers = range(_terms(size.code) + 1, 0, -2)
     cosh_less_1 = z * polynomial(z, [1 / math.factorial(n) for n in powers])
     sinh = polynomial(z, [1 / math.factorial(n - 1) for n in powers[:-1]])
-    sinh_less_r = fma(z * r.high, sinh, r.low)
     cut = k.at_most(64)
-    a, b = power_of_two(cut - 1), power_of_two(x.code.int(-1) - cut)
-    even, odd = (a - b, a + b) if is_odd else (a + b, a - b)
-    product = product_of(odd, r.high)
-    total = sum_of(even, product.high)
-    low = fma(odd, sinh_less_r, fma(even, cosh_less_1, product.low)) + total.low
-    return (total.high + low) * power_of_two(k - cut)
+    a, b = power_of_two(cut - 1), power_of_two(size.code.int(-1) - cut)
+    sinh_less_r = fma(z * r.high, sinh, r.low)
+    return _Halves(cosh_less_1, r.high, sinh_less_r, a - b, a + b, k - cut)
+
+
+def _sinh(h: _Halves) -> Real:
+    """sinh(k log 2 + r) = (2**k - 2**-k) / 2 cosh r + (2**k + 2**-k) / 2 sinh r."""
+    product = product_of(h.plus, h.r)
+    total = sum_of(h.minus, product.high)
+    low = fma(h.plus, h.sinh_less_r, fma(h.minus, h.cosh_less_1, product.low)) + total.low
+    return total.high + low
+
+
+def _cosh(h: _Halves) -> Real:
+    """cosh(k log 2 + r), whose terms cancel nowhere."""
+    return h.plus + fma(h.plus, h.cosh_less_1, h.minus * (h.r + h.sinh_less_r))
 
 
 def sinh(x: Real) -> Real:
     """The hyperbolic sine."""
-    return _hyperbolic(x, is_odd=True).with_sign_of(x)
+    size = abs(x)
+    bound = 711.0 if x.code.wide else 90.0
+    h = _halves(where(size > bound, bound, size))
+    return (_sinh(h) * power_of_two(h.rest)).with_sign_of(x)
 
 
 def cosh(x: Real) -> Real:
     """The hyperbolic cosine."""
-    return _hyperbolic(x, is_odd=False)
+    size = abs(x)
+    bound = 711.0 if x.code.wide else 90.0
+    h = _halves(where(size > bound, bound, size))
+    return _cosh(h) * power_of_two(h.rest)
 
 
 # Cephes tanh.c and tanhf.c (Moshier): x + x z P(z) / Q(z) for |x| < 0.625, z = x**2.
@@ -257,16 +279,19 @@ _TANH32 = [
 
 
 def tanh(x: Real) -> Real:
-    """The hyperbolic tangent."""
+    """The hyperbolic tangent: for |x| >= 0.625, 1 - 2 / (e**(2 |x|) + 1), which is 1 from 20 on."""
     size, z = abs(x), x * x
+    size = where(size > 20.0, 20.0, size)
+    is_small = size < 0.625
+    above = exp_within(size + size) + 1.0
     if x.code.wide:
-        ratio = polynomial(z, _TANH_P) / polynomial(z, _TANH_Q)
+        # One division serves both ranges.
+        top, below = z * polynomial(z, _TANH_P), polynomial(z, _TANH_Q)
+        ratio = where(is_small, top, -2.0) / where(is_small, below, above)
     else:
-        ratio = polynomial(z, _TANH32)
-    small = fma(z * ratio, x, x)
-    large = 1.0 - 2.0 / (exp(size + size) + 1.0)
-    value = where(size < 0.625, small, large).with_sign_of(x)
-    return where(x.is_nan(), x, value)
+        ratio = where(is_small, z * polynomial(z, _TANH32), -2.0 / above)
+    start = where(is_small, size, 1.0)
+    return fma(start, ratio, start).with_sign_of(x)
 
 
 def arcsinh(x: Real) -> Real:
@@ -355,33 +380,28 @@ def _log2_short(x: Real) -> Real:
 
 
 def _power_of_size(x: Real, y: Real) -> Real:
-    """x**y for x >= 0, where that is finite or an infinity has caused it."""
-    end = 1100.0
+    """x**y for x >= 0; if x or y is no number, anything."""
     if x.code.wide:
-        logarithm = _log2_pair(x)
+        end, logarithm = 1100.0, _log2_pair(x)
     else:
-        logarithm = Pair(_log2_short(x), x.code.real(0.0))
-    at_end = x.equals(0.0) | x.equals(math.inf)
-    high = where(at_end, where(x > 1.0, math.inf, -math.inf), logarithm.high)
-    product = product_of(y, high)
-    inside = abs(product.high) < end
-    top = where(product.high > 0.0, end, -end)
-    exponent = where(inside, product.high, top)
-    low = where(inside, fma(y, logarithm.low, product.low), 0.0)
+        end, logarithm = 200.0, Pair(_log2_short(x), x.code.real(0.0))
+    high = where(x > 0.0, where(x < math.inf, logarithm.high, math.inf), -math.inf)
+    product = y * high
+    exponent = where(x.equals(1.0), 0.0, clamped(product, -end, end))
     k, as_int = rounded(exponent, 1.0)
-    return _exp2_reduced(as_int, (exponent - k) + low)
+    r = exponent - k
+    if x.code.wide:
+        low = fma(y, logarithm.low, fma(y, high, -product))
+        r = r + where(abs(product) < end, low, 0.0)
+    return _exp2_reduced(as_int, r)
 
 
 def power(x: Real, y: Real) -> Real:
     """x**y with the special values of C99 (F.9.4.4)."""
-    size = abs(x)
-    value = _power_of_size(size, y)
-    half = y * 0.5
-    whole = y.floor().equals(y)
+    value = _power_of_size(abs(x), y)
+    half, whole = y * 0.5, y.floor().equals(y)
     odd = whole & ~half.floor().equals(half)
-    negative = x.to_bits() >> (x.code.format.bits - 1)
-    value = where(odd & negative.equals(-1), -value, value)
+    value = value.with_sign_of(where(odd, x, 1.0))
     value = where((x < 0.0) & (x > -math.inf) & ~whole, math.nan, value)
-    value = where(size.equals(1.0) & abs(y).equals(math.inf), 1.0, value)
-    value = where(x.is_nan() | y.is_nan(), math.nan, value)
+    value = where(x.is_nan_or(y), math.nan, value)
     return where(x.equals(1.0) | y.equals(0.0), 1.0, value)

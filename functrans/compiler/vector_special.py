@@ -20,7 +20,7 @@ from functrans.compiler.vector_builder import (
     sum_of,
     where,
 )
-from functrans.compiler.vector_exponentials import exp, exp_pair, log, scaled
+from functrans.compiler.vector_exponentials import exp, exp_pair, exp_within, log, scaled
 
 # erf x = x + x P(x**2) for |x| <= 1:
 # mpmath.chebyfit(lambda z: erf(sqrt(z)) / sqrt(z) - 1, [0, 1], n).
@@ -33,6 +33,20 @@ _ERF64: list[float] = [
 _ERF32: list[float] = [
     7.87587506269e-05, -0.000801686428717, 0.00518908742343, -0.0268542120106, 0.112835947152,
     -0.376126266667, 0.128379165848,
+]  # fmt: skip
+# erf x = 1 - exp(-x**2) P(x - 1.5) for 1 <= x <= 6 (4 in float32): mpmath.qr_solve for the least
+# squares of (P(x - 1.5) - exp(x**2) erfc(x)) exp(-x**2) at 120 Chebyshev points, with 60 digits.
+_ERF_TAIL64: list[float] = [
+    1.129161226964584e-12, -2.6738923383725672e-11, 2.952697312242172e-10, -2.0634230834076797e-09,
+    1.0590193070850792e-08, -4.452527386341774e-08, 1.674783346939366e-07, -5.972352651446306e-07,
+    2.067917253653731e-06, -6.974934522980372e-06, 2.286389179054993e-05, -7.265880720704945e-05,
+    0.00022331002385345917, -0.0006619301001913031, 0.0018861348691044278, -0.0051459575441862755,
+    0.013377340953526266, -0.032930905299730445, 0.07615103985546409, -0.16362291773255816,
+    0.3215854164543176,
+]  # fmt: skip
+_ERF_TAIL32: list[float] = [
+    0.000102789498801, -0.000620316495602, 0.00195763153399, -0.00518361916031, 0.0133608668779,
+    -0.0329247450056, 0.0761526376662, -0.163623090028, 0.321585392752,
 ]  # fmt: skip
 # erfc x = exp(-x**2) P(t) / (x + 3) with t = (x - 8) / (x + 3) for 0 <= x <= 28, after
 # M. M. Shepherd and J. G. Laframboise (Math. Comp. 36(153), 1981); t = 0 is where both ends of the
@@ -57,14 +71,13 @@ _ERFC32: list[float] = [
 
 def erf(x: Real) -> Real:
     """The error function: for |x| > 1, 1 - erfc |x|, of which few bits are wanted."""
-    size, z = abs(x), x * x
-    small = fma(x, polynomial(z, _ERF64 if x.code.wide else _ERF32), x)
-    above = size + 3.0
-    inverse = 1.0 / above
-    shape = polynomial((size - 8.0) * inverse, _ERFC64 if x.code.wide else _ERFC32)
-    large = fma(exp(-z) * inverse, -shape, 1.0)
-    value = where(size < 1.0, small, where(size < 6.0, large, 1.0)).with_sign_of(x)
-    return where(x.is_nan(), x, value)
+    wide, size, z = x.code.wide, abs(x), x * x
+    small = fma(x, polynomial(z, _ERF64 if wide else _ERF32), x)
+    end = 6.0 if wide else 4.0
+    size = where(size > end, end, size)
+    shape = polynomial(size - 1.5, _ERF_TAIL64 if wide else _ERF_TAIL32)
+    large = fma(exp_within(-(size * size)), -shape, 1.0)
+    return where(size < 1.0, small, large).with_sign_of(x)
 
 
 def erfc(x: Real) -> Real:

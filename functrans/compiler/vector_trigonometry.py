@@ -49,56 +49,59 @@ _COS32: list[float] = [
 ]  # fmt: skip
 
 
-def _by_quarters(x: Real) -> tuple[Int, Pair, Pair]:
-    """k, and the sine and cosine of r, for x = k pi / 2 + r."""
+def _by_quarters(x: Real) -> tuple[Int, Real]:
+    """x = k pi / 2 + r."""
     first, second, third = split(PI / 2, x.code.format.bits, 3)
     k, quarter = rounded(x, 2 / math.pi)
-    product = product_of(k, second)
-    near = sum_of(fma(k, -first, x), -product.high)  # the first product is exact
-    r, low = sum_of(near.high, fma(k, -third, near.low - product.low))
-    z = r * r
-    sine = polynomial(z, _SIN64 if x.code.wide else _SIN32)
-    cosine = polynomial(z, _COS64 if x.code.wide else _COS32)
-    start = sum_of(1.0, z * -0.5)
-    return (
-        quarter,
-        Pair(r, fma(z * r, sine, low)),
-        Pair(start.high, fma(z * z, cosine, start.low - r * low)),
-    )
+    r = fma(k, -first, x)  # exact
+    return quarter, fma(k, -third, fma(k, -second, r))
 
 
-def _turned(quarter: Int, sine: Pair, cosine: Pair) -> Real:
+def _sine_and_cosine(r: Real) -> tuple[Real, Real]:
+    wide, z = r.code.wide, r * r
+    sine = fma(z * r, polynomial(z, _SIN64 if wide else _SIN32), r)
+    return sine, polynomial(z, [*(_COS64 if wide else _COS32), -0.5, 1.0])
+
+
+def _turned(quarter: Int, r: Real) -> Real:
     """sin(k pi / 2 + r)."""
-    odd, bits = (quarter & 1).equals(1), quarter.code.format.bits
-    high, low = where(odd, cosine.high, sine.high), where(odd, cosine.low, sine.low)
-    sign = (quarter & 2) << (bits - 2)
-    return ((high + low).to_bits() ^ sign).as_real()
+    sine, cosine = _sine_and_cosine(r)
+    sign = (quarter & 2) << (r.code.format.bits - 2)
+    return (where((quarter & 1).equals(1), cosine, sine).to_bits() ^ sign).as_real()
 
 
 def sin(x: Real) -> Real:
     """The sine."""
-    quarter, sine, cosine = _by_quarters(x)
-    near = where(x.equals(0.0), x, _turned(quarter, sine, cosine))
-    return _far("sin", x, near)
+    quarter, r = _by_quarters(x)
+    return _far("sin", x, where(x.equals(0.0), x, _turned(quarter, r)))
 
 
 def cos(x: Real) -> Real:
     """The cosine."""
-    quarter, sine, cosine = _by_quarters(x)
-    return _far("cos", x, _turned(quarter + 1, sine, cosine))
+    quarter, r = _by_quarters(x)
+    return _far("cos", x, _turned(quarter + 1, r))
 
 
 def tan(x: Real) -> Real:
-    """The tangent: sine by cosine, with the remainder of the division."""
-    quarter, sine, cosine = _by_quarters(x)
-    sine, cosine = sum_of(*sine), sum_of(*cosine)
+    """The tangent. Near odd multiples of pi / 4 it magnifies errors of r, so r takes two words."""
+    wide = x.code.wide
+    first, second, third = split(PI / 2, x.code.format.bits, 3)
+    k, quarter = rounded(x, 2 / math.pi)
+    product = product_of(k, second)
+    r = sum_of(fma(k, -first, x), -product.high)
+    low = fma(k, -third, r.low - product.low)
+    z, r = r.high * r.high, r.high
+    sine = sum_of(r, fma(z * r, polynomial(z, _SIN64 if wide else _SIN32), low))
+    tail = polynomial(z, [*(_COS64 if wide else _COS32), -0.5])
+    cosine = sum_of(1.0, fma(z, tail, -(r * low)))
     odd = (quarter & 1).equals(1)
     top = Pair(where(odd, cosine.high, sine.high), where(odd, cosine.low, sine.low))
-    below = Pair(where(odd, -sine.high, cosine.high), where(odd, -sine.low, cosine.low))
+    below = Pair(where(odd, sine.high, cosine.high), where(odd, sine.low, cosine.low))
     inverse = 1.0 / below.high
     quotient = top.high * inverse
     rest = fma(-quotient, below.high, top.high) + fma(-quotient, below.low, top.low)
-    near = where(x.equals(0.0), x, fma(rest, inverse, quotient))
+    near = fma(rest, inverse, quotient)
+    near = where(x.equals(0.0), x, where(odd, -near, near))
     return _far("tan", x, near)
 
 
@@ -107,9 +110,11 @@ def _far(name: str, x: Real, near: Real) -> Real:
     f = x.code.format
     symbol, function = f"ft_{name}_far_f{f.bits}", name + ("f" if f.bits == 32 else "")
     x.code.needs(f"declare {f.type} @{function}({f.type}) nounwind willreturn memory(none)")
-    lanes = [n for n in (2, 4, 8, 16) if n * f.bits <= 8 * symbols.vector_bytes()]
+    full = 8 * symbols.vector_bytes() // f.bits
+    lanes = [full, full // 2]  # half of it in loops that also have wider numbers
     for n in lanes:
-        x.code.needs(_far_vector(symbol, function, f, n))
+        for text in _far_vector(symbol, f, n):
+            x.code.needs(text)
     variants = ",".join(f"_ZGV_LLVM_N{n}vv_{symbol}({symbol}_v{n})" for n in lanes)
     x.code.needs(_far_scalar(symbol, function, f, variants))
     call = f"call {f.type} @{symbol}({f.type} {x.name}, {f.type} {near.name})"
@@ -134,30 +139,41 @@ done:
 }}"""
 
 
-def _far_vector(symbol: str, function: str, f: Format, lanes: int) -> str:
+def _far_vector(symbol: str, f: Format, lanes: int) -> list[str]:
     t, s = f"<{lanes} x {f.type}>", f"v{lanes}f{f.bits}"
     near, infinity = (f"splat ({f.type} {float_literal(x)})" for x in (NEAR[f.bits], math.inf))
-    each = [
-        f"""  %x{i} = extractelement {t} %x, i32 {i}
-  %y{i} = call {f.type} @{function}({f.type} %x{i})
-  %v{i} = insertelement {t} {f"%v{i - 1}" if i else "poison"}, {f.type} %y{i}, i32 {i}"""
-        for i in range(lanes)
-    ]
     attributes = f'noinline nounwind memory(none) "min-legal-vector-width"="{lanes * f.bits}"'
-    return f"""define internal {t} @{symbol}_v{lanes}({t} %x, {t} %near) {attributes} {{
+    # A function of its own, so that the usual case needs no stack frame.
+    each = f"""define internal {t} @{symbol}_each{lanes}({t} %x, {t} %near) {attributes} {{
+entry:
+  br label %lane
+lane:
+  %i = phi i32 [ 0, %entry ], [ %next, %lane ]
+  %values = phi {t} [ %near, %entry ], [ %mixed, %lane ]
+  %x_i = extractelement {t} %x, i32 %i
+  %near_i = extractelement {t} %near, i32 %i
+  %value = call {f.type} @{symbol}({f.type} %x_i, {f.type} %near_i)
+  %mixed = insertelement {t} %values, {f.type} %value, i32 %i
+  %next = add nuw nsw i32 %i, 1
+  %more = icmp ult i32 %next, {lanes}
+  br i1 %more, label %lane, label %done
+done:
+  ret {t} %mixed
+}}"""
+    whole = f"""define internal {t} @{symbol}_v{lanes}({t} %x, {t} %near) {attributes} {{
   %size = call {t} @llvm.fabs.{s}({t} %x)
   %beyond = fcmp ogt {t} %size, {near}
   %finite = fcmp olt {t} %size, {infinity}
   %far = and <{lanes} x i1> %beyond, %finite
   %any = call i1 @llvm.vector.reduce.or.v{lanes}i1(<{lanes} x i1> %far)
-  br i1 %any, label %call, label %done
-call:
-{chr(10).join(each)}
-  %value = select <{lanes} x i1> %far, {t} %v{lanes - 1}, {t} %near
+  br i1 %any, label %each, label %done
+each:
+  %value = tail call {t} @{symbol}_each{lanes}({t} %x, {t} %near)
   ret {t} %value
 done:
   ret {t} %near
 }}"""
+    return [each, whole]
 
 
 # arcsin s = s + s z P(z) with z = s**2 <= 1/4:

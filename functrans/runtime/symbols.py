@@ -59,6 +59,12 @@ def vector_bytes() -> int:
     return max((n for name, n in _VECTOR_BYTES.items() if features.get(name)), default=16)
 
 
+@functools.cache
+def has_scale_instruction() -> bool:
+    """Whether vectors can be multiplied by powers of two in one instruction."""
+    return bool(llvm().get_host_cpu_features().get("avx512f"))
+
+
 def address(function: Any) -> int:
     """Where a ctypes function is."""
     return ctypes.cast(function, ctypes.c_void_p).value or 0
