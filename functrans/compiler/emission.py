@@ -111,7 +111,8 @@ class _KernelText(FunctionBody):
             self.dtypes[acc.name] = acc.dtype
         self.body(self.kernel.body)
         head = ", ".join([*pointers, *checks, *status])
-        attributes = 'noinline nounwind "prefer-vector-width"="512"'
+        # Constants of long formulas go to the stack, whole cache lines each.
+        attributes = 'noinline nounwind alignstack(64) "prefer-vector-width"="512"'
         return "\n".join(
             [f"define internal i32 @{self.name}({head}) {attributes} {{", "entry:", *self.lines,
              "  ret i32 0", "}"]
