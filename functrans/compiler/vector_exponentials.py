@@ -295,15 +295,18 @@ def tanh(x: Real) -> Real:
 
 
 def arcsinh(x: Real) -> Real:
-    """log(|x| + sqrt(x**2 + 1)) = log1p(|x| + x**2 / (1 + sqrt(x**2 + 1))), with the sign of x."""
+    """log(|x| + sqrt(x**2 + 1)), with the sign of x."""
     size = abs(x)
     huge = size > 2.0 ** (28 if x.code.wide else 12)  # then this is log(2 |x|)
-    square = size * size
-    t = sum_of(size, square / (1.0 + (square + 1.0).sqrt()))
-    u = any_sum_of(t.high, x.code.real(1.0))
-    value = _log_of(
-        where(huge, size, u.high), where(huge, 0.0, u.low + t.low), where(huge, 1.0, 0.0)
-    )
+    square = product_of(size, size)
+    w = sum_of(1.0, square.high)
+    root = w.high.sqrt()
+    # The rounding of the root, by 1 / (2 root) near 1, counts where the logarithm is small.
+    rest = fma(-root, root, w.high) + (w.low + square.low)
+    rest = where(size < 1.0, rest * fma(root, -0.5, 1.0), 0.0)
+    u = sum_of(root, size)
+    lost = where(huge, 0.0, u.low + rest)
+    value = _log_of(where(huge, size, u.high), lost, where(huge, 1.0, 0.0))
     value = where(size < math.inf, value, size)
     return where(x.equals(0.0), x, value.with_sign_of(x))
 
