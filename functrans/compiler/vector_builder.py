@@ -342,6 +342,14 @@ def product_of(a: Real, b: Real | float) -> Pair:
     return Pair(high, fma(a, b, -high))
 
 
+def ratio_of(top: Pair, below: Pair) -> Pair:
+    """top / below, with one division."""
+    inverse = 1.0 / below.high
+    quotient = top.high * inverse
+    rest = fma(-quotient, below.high, top.high) + fma(-quotient, below.low, top.low)
+    return Pair(quotient, rest * inverse)
+
+
 def split(value: Fraction, bits: int, count: int) -> list[float]:
     """`count` numbers of a format whose sum is nearest to `value`, largest first."""
     parts = []

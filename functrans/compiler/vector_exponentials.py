@@ -20,6 +20,7 @@ from functrans.compiler.vector_builder import (
     fma,
     polynomial,
     product_of,
+    ratio_of,
     rounded,
     split,
     sum_of,
@@ -324,14 +325,6 @@ def arccosh(x: Real) -> Real:
     return where(x < 1.0, math.nan, value)
 
 
-def _ratio_of(top: Pair, below: Pair) -> Pair:
-    """top / below, with one division."""
-    inverse = 1.0 / below.high
-    quotient = top.high * inverse
-    rest = fma(-quotient, below.high, top.high) + fma(-quotient, below.low, top.low)
-    return Pair(quotient, rest * inverse)
-
-
 def arctanh(x: Real) -> Real:
     """log((1 + |x|) / (1 - |x|)) / 2, with the sign of x.
 
@@ -345,7 +338,7 @@ def arctanh(x: Real) -> Real:
     v = Pair(rest.high * scale, rest.low * scale)
     difference = sum_of(u.high - v.high, u.low - v.low)
     total = sum_of(u.high, v.high)
-    s = _ratio_of(difference, Pair(total.high, total.low + (u.low + v.low)))
+    s = ratio_of(difference, Pair(total.high, total.low + (u.low + v.low)))
     z = s.high * s.high
     series = polynomial(z, _ARTANH64 if x.code.wide else _ARTANH32)
     half_ln2, low = split(LN2 / 2, f.bits, 2)
@@ -374,7 +367,7 @@ def _log2_pair(x: Real) -> Pair:
     k, _, m = _parts(x)
     f = m - 1.0
     above = m + 1.0
-    s, s_low = _ratio_of(Pair(f, x.code.real(-0.0)), Pair(above, m - (above - 1.0)))
+    s, s_low = ratio_of(Pair(f, x.code.real(-0.0)), Pair(above, m - (above - 1.0)))
     z = product_of(s, s)
     z_low = fma(s + s, s_low, z.low)
     c, c_low = split(2 / LN2, 64, 2)

@@ -20,6 +20,7 @@ from functrans.compiler.vector_builder import (
     fma,
     polynomial,
     product_of,
+    ratio_of,
     rounded,
     split,
     sum_of,
@@ -97,10 +98,8 @@ def tan(x: Real) -> Real:
     odd = (quarter & 1).equals(1)
     top = Pair(where(odd, cosine.high, sine.high), where(odd, cosine.low, sine.low))
     below = Pair(where(odd, sine.high, cosine.high), where(odd, sine.low, cosine.low))
-    inverse = 1.0 / below.high
-    quotient = top.high * inverse
-    rest = fma(-quotient, below.high, top.high) + fma(-quotient, below.low, top.low)
-    near = fma(rest, inverse, quotient)
+    near, rest = ratio_of(top, below)
+    near = near + rest
     near = where(x.equals(0.0), x, where(odd, -near, near))
     return _far("tan", x, near)
 
@@ -111,7 +110,7 @@ def _far(name: str, x: Real, near: Real) -> Real:
     symbol, function = f"ft_{name}_far_f{f.bits}", name + ("f" if f.bits == 32 else "")
     x.code.needs(f"declare {f.type} @{function}({f.type}) nounwind willreturn memory(none)")
     full = 8 * symbols.vector_bytes() // f.bits
-    lanes = [full, full // 2]  # half of it in loops that also have wider numbers
+    lanes = [n for n in (full, full // 2) if n > 1]  # half in loops with wider numbers beside
     for n in lanes:
         for text in _far_vector(symbol, f, n):
             x.code.needs(text)

@@ -1,22 +1,19 @@
 """Addresses of C functions that compiled code calls by name.
 
-The C math library, the few special functions that only SciPy has, and the interpreter.
+The C math library and the interpreter; and what vectors the machine has.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import sys
 from typing import Any
 
 from functrans.runtime import python_objects
 
-_UNARY = (
-    "sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh exp exp2 expm1 log log2 log10 "
-    "log1p cbrt erf erfc lgamma tgamma"
-).split()
-_BINARY = "atan2 hypot pow nextafter fmod".split()
+_REAL = "sin cos tan cbrt hypot nextafter fmod".split()
 _COMPLEX = (
     "cexp clog csin ccos ctan casin cacos catan csinh ccosh ctanh casinh cacosh catanh csqrt cpow"
 ).split()
@@ -35,7 +32,7 @@ def register() -> None:
     """Tell LLVM the addresses; once per process."""
     found = dict(python_objects.addresses())
     library = _math_library()
-    for name in (*_UNARY, *_BINARY, *_COMPLEX):
+    for name in (*_REAL, *_COMPLEX):
         for symbol in (name, name + "f") if name not in _COMPLEX else (name,):
             function = getattr(library, symbol, None)
             if function is not None:
@@ -53,16 +50,20 @@ _VECTOR_BYTES = {"avx512f": 64, "avx2": 32}
 
 
 @functools.cache
+def _features() -> dict[str, bool]:
+    """The instruction sets of this machine that code may use."""
+    # Numba compiles for another machine when told to; then none is certain.
+    return {} if os.environ.get("NUMBA_CPU_NAME") else llvm().get_host_cpu_features()
+
+
 def vector_bytes() -> int:
-    """The width of this machine's vector registers."""
-    features = llvm().get_host_cpu_features()
-    return max((n for name, n in _VECTOR_BYTES.items() if features.get(name)), default=16)
+    """The width of vector registers."""
+    return max((n for name, n in _VECTOR_BYTES.items() if _features().get(name)), default=16)
 
 
-@functools.cache
 def has_scale_instruction() -> bool:
     """Whether vectors can be multiplied by powers of two in one instruction."""
-    return bool(llvm().get_host_cpu_features().get("avx512f"))
+    return bool(_features().get("avx512f"))
 
 
 def address(function: Any) -> int:
