@@ -113,7 +113,8 @@ class KernelText(FunctionBody):
     def text(self, params: Sequence[str], result: str, end: str) -> str:
         """The function of what was emitted."""
         head = f"define internal {result} @{self.name}({', '.join(params)})"
-        attributes = 'noinline nounwind "prefer-vector-width"="512"'
+        # Constants of long formulas go to the stack, whole cache lines each.
+        attributes = 'noinline nounwind alignstack(64) "prefer-vector-width"="512"'
         lines = [f"{head} {attributes} {{", "entry:", *self.slots, *self.lines, f"  {end}", "}"]
         return "\n".join(lines)
 

@@ -16,17 +16,9 @@ import numpy as np
 from functrans.compiler import vector_math
 from functrans.compiler.conversions import convert
 from functrans.compiler.scalar_types import Body, literal, llvm_type
-from functrans.runtime import symbols
 
 Word = Callable[[Body, list[str], np.dtype, np.dtype], str]
 
-# Words that are a C function of the same arguments, and its name where that is another one.
-_LIBM = {
-    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh",
-    "arctanh": "atanh", **{name: name for name in (
-        "exp2 log2 log10 sin cos tan sinh cosh cbrt erf erfc lgamma atan2 hypot nextafter fmod"
-    ).split()},
-}  # fmt: skip
 PURE = "nounwind willreturn memory(none)"
 
 
@@ -41,46 +33,25 @@ def call_to(body: Body, op: str, a: list[str], dtype: np.dtype, out: np.dtype) -
 
 
 def _libm(name: str) -> Word:
+    """A word that is a C function of the same arguments."""
+
     def word(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
         t = llvm_type(d)
         symbol = name if d.itemsize == 8 else name + "f"
-        attributes = _vectorized(body, symbol, t, len(a), d.itemsize)
-        body.need(f"declare {t} @{symbol}({', '.join([t] * len(a))}) {attributes}")
+        body.need(f"declare {t} @{symbol}({', '.join([t] * len(a))}) {PURE}")
         return body.emit(f"call {t} @{symbol}({', '.join(f'{t} {x}' for x in a)})")
 
     return word
 
 
-def _vectorized(body: Body, symbol: str, t: str, arguments: int, itemsize: int) -> str:
-    """The attributes of a C function: pure, and known to the vectorizer by its vector versions."""
-    mappings = []
-    for lanes, variant in symbols.vector_variants(symbol, arguments, itemsize):
-        v = f"<{lanes} x {t}>"
-        body.need(f"declare {v} @{variant}({', '.join([v] * arguments)}) {PURE}")
-        mappings.append(f"_ZGV_LLVM_N{lanes}{'v' * arguments}_{symbol}({variant})")
-    if not mappings:
-        return PURE
-    return f'{PURE} "vector-function-abi-variant"="{",".join(mappings)}"'
+def _formula(name: str) -> Word:
+    """A word that `vector_math` has a formula for."""
 
-
-def _vectorizable(name: str) -> Word:
     def word(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
-        if name in vector_math.ONLY_F64 and d.itemsize < 8:
-            f64 = np.dtype(np.float64)
-            return convert(body, [word(body, [convert(body, a, d, f64)], f64, f64)], f64, d)
         bits, t = 8 * d.itemsize, llvm_type(d)
-        body.need(vector_math.function(name, bits))
-        return body.emit(f"call {t} @ft_{name}_f{bits}({t} {a[0]})")
-
-    return word
-
-
-def _scipy(name: str) -> Word:
-    def word(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
-        symbol, f64 = f"ft_{name}", np.dtype(np.float64)
-        body.need(f"declare double @{symbol}(double, i32) {PURE}")
-        wide = convert(body, a, d, f64)
-        return convert(body, [body.emit(f"call double @{symbol}(double {wide}, i32 0)")], f64, d)
+        for text in vector_math.function(name, bits):
+            body.need(text)
+        return body.emit(f"call {t} @ft_{name}_f{bits}({', '.join(f'{t} {x}' for x in a)})")
 
     return word
 
@@ -370,8 +341,11 @@ done:
 }}"""
 
 
+_FLOAT_POW = _formula("pow")
+
+
 def _pow(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
-    return _libm("pow")(body, a, d, out) if d.kind == "f" else _integer_pow(body, a, d, out)
+    return _FLOAT_POW(body, a, d, out) if d.kind == "f" else _integer_pow(body, a, d, out)
 
 
 def _logaddexp(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
@@ -413,9 +387,8 @@ def _copy(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
 
 
 WORDS: dict[str, Word] = {
-    **{word: _libm(symbol) for word, symbol in _LIBM.items()},
-    **{word: _vectorizable(word) for word in vector_math.NAMES},
-    "digamma": _scipy("digamma"),
+    **{word: _libm(word) for word in ("cbrt", "hypot", "nextafter")},
+    **{word: _formula(word) for word in vector_math.NAMES},
     "logaddexp": _logaddexp,
     "logaddexp2": _logaddexp2,
     "heaviside": _heaviside,

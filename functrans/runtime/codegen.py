@@ -79,11 +79,10 @@ def module_text(units: Iterable[Unit]) -> str:
 
 def _kept(parts: Iterable[str]) -> list[str]:
     """Vector versions of functions: LLVM would drop them before the vectorizer wants them."""
-    declared = [p.split("@")[1].split("(")[0] for p in parts if p.startswith("declare <")]
-    declared = [name for name in declared if not name.startswith("llvm.")]
-    names = ", ".join(f"ptr @{name}" for name in declared)
-    used = f"@llvm.compiler.used = appending global [{len(declared)} x ptr] [{names}]"
-    return [f'{used}, section "llvm.metadata"'] if declared else []
+    vectors = [p for p in parts if p.startswith("define internal <")]
+    names = ", ".join(f"ptr @{p.split('@')[1].split('(')[0]}" for p in vectors)
+    used = f"@llvm.compiler.used = appending global [{len(vectors)} x ptr] [{names}]"
+    return [f'{used}, section "llvm.metadata"'] if vectors else []
 
 
 def optimized(text: str) -> Any:

@@ -1,6 +1,6 @@
 """Addresses of C functions that compiled code calls by name.
 
-The C math library, the few special functions that only SciPy has, and the interpreter.
+The C math library and the interpreter; and what vectors the machine has.
 """
 
 from __future__ import annotations
@@ -28,12 +28,8 @@ def resolve(name: str) -> int:
     Raises RuntimeError for a C function that this platform lacks.
     """
     found = python_objects.addresses().get(name)
-    if found is None and name.startswith(_VECTOR_PREFIX):
-        found = _address_in(_vector_library(), name)
-    if found is None and name in _SPECIAL:
-        found = _special(name)
-    if found is None:
-        found = _address_in(_math_library(), name)
+    if found is None and hasattr(_math_library(), name):
+        found = address(getattr(_math_library(), name))
     if found is None:
         raise RuntimeError(
             f"compiled code needs the C function {name}, which this platform's libraries lack. "
@@ -42,53 +38,29 @@ def resolve(name: str) -> int:
     return found
 
 
-def _address_in(library: ctypes.CDLL | None, name: str) -> int | None:
-    function = getattr(library, name, None)
-    return None if function is None else address(function)
-
-
+@functools.cache
 def _math_library() -> ctypes.CDLL:
     # Where there is no global symbol table, Microsoft's C runtime has the same functions.
     return ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
 
 
-# How the x86-64 vector function ABI names its instruction sets, and their vectors in bytes.
-_VECTOR_PREFIX = "_ZGV"
-_VECTOR_SETS = (("avx512f", "e", 64), ("avx2", "d", 32), ("sse4.2", "b", 16))
+_VECTOR_BYTES = {"avx512f": 64, "avx2": 32}
 
 
 @functools.cache
-def vector_variants(name: str, arguments: int, itemsize: int) -> tuple[tuple[int, str], ...]:
-    """Vector versions of a function of the C math library: (lanes, symbol), widest first.
-
-    They are those of the GNU C library (libmvec), with errors of at most 4 ulps; elsewhere there
-    are none, and loops call the function once per element.
-    """
-    library, found = _vector_library(), []
-    features = llvm().get_host_cpu_features() if library else {}
-    for feature, letter, width in _VECTOR_SETS:
-        symbol = f"{_VECTOR_PREFIX}{letter}N{width // itemsize}{'v' * arguments}_{name}"
-        if features.get(feature) and hasattr(library, symbol):
-            found.append((width // itemsize, symbol))
-    return tuple(found)
+def _features() -> dict[str, bool]:
+    """The instruction sets of this machine."""
+    return llvm().get_host_cpu_features()
 
 
-@functools.cache
-def _vector_library() -> ctypes.CDLL | None:
-    try:
-        return ctypes.CDLL("libmvec.so.1")
-    except OSError:
-        return None
+def vector_bytes() -> int:
+    """The width of vector registers."""
+    return max((n for name, n in _VECTOR_BYTES.items() if _features().get(name)), default=16)
 
 
-_SPECIAL = {"ft_digamma": "__pyx_fuse_1psi"}
-
-
-def _special(name: str) -> int:
-    """SciPy's `double f(double, int)`; SciPy is imported when a program first wants it."""
-    from scipy.special import cython_special  # noqa: PLC0415  (0.2 s, for one function)
-
-    return scipy_function(cython_special, _SPECIAL[name], "double (double, int")
+def has_scale_instruction() -> bool:
+    """Whether vectors can be multiplied by powers of two in one instruction."""
+    return bool(_features().get("avx512f"))
 
 
 def address(function: Any) -> int:
