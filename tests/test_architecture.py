@@ -17,7 +17,7 @@ LAYERS = [
     ["compiler", "runtime"],
     ["arguments", "jit"],
     ["api", "vectorize", "test_util"],
-    ["numpy", "lax", "nn", "scipy", "tree", "tree_util"],
+    ["numpy", "lax", "nn", "random", "scipy", "tree", "tree_util"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 LATE = {"numba", "llvmlite", "scipy"}

@@ -138,6 +138,9 @@ from functrans.ops.structural import (
     unspread,
     zeros,
 )
+from functrans.ops.threefry import (
+    random_bits,
+)
 
 __all__ = [
     "abs",
@@ -225,6 +228,7 @@ __all__ = [
     "permute",
     "population_count",
     "pow",
+    "random_bits",
     "real",
     "reciprocal",
     "reduce_and",
