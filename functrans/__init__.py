@@ -14,7 +14,7 @@ with ops, which ask the then-current trace.
 array([0., 0., 0.])
 """
 
-from functrans import lax, nn, numpy, printing, scipy, test_util, tree, tree_util
+from functrans import lax, nn, numpy, printing, random, scipy, test_util, tree, tree_util
 from functrans.api import (
     eval_shape,
     grad,
@@ -69,6 +69,7 @@ __all__ = [
     "nn",
     "numpy",
     "printing",
+    "random",
     "scipy",
     "test_util",
     "threads",

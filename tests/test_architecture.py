@@ -17,7 +17,7 @@ LAYERS = [
     ["compiler", "runtime"],
     ["arguments", "static_arguments", "stages", "call_path", "jit"],
     ["api", "vectorize", "test_util"],
-    ["numpy", "lax", "lax_linalg", "windows", "nn", "scipy", "tree", "tree_util"],
+    ["numpy", "lax", "lax_linalg", "windows", "nn", "random", "scipy", "tree", "tree_util"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 LATE = {"numba", "llvmlite", "scipy"}

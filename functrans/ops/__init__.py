@@ -161,6 +161,9 @@ from functrans.ops.structural import (
     unspread,
     zeros,
 )
+from functrans.ops.threefry import (
+    random_bits,
+)
 
 __all__ = [
     "abs",
@@ -260,6 +263,7 @@ __all__ = [
     "pow",
     "pseudo_inverse",
     "qr",
+    "random_bits",
     "real",
     "reciprocal",
     "reduce_and",

@@ -109,7 +109,7 @@ class SearchSorted(Primitive):
             )
         return ShapedArray(values.shape, _INT64)
 
-    def impl(self, rows: Any, values: Any, *, side: str) -> Any:
+    def impl(self, rows: Any, values: Any, *, side: Any) -> Any:
         self.abstract_eval(get_aval(rows), get_aval(values), side=side)
         if rows.ndim == 1:
             return np.searchsorted(rows, values, side)
