@@ -80,7 +80,7 @@ def more(name, rng, dtype):
         return np.concatenate([logarithmic(rng, -info.nmant, 0) - 1, rng.uniform(1, 10, 4 * N)])
     if name in ("lgamma", "digamma"):
         roots = [1.4616321449683623, 1 + 1e-6, 2 + 1e-6]
-        return np.concatenate([rng.uniform(0, 6, 4 * N), roots])
+        return np.concatenate([rng.uniform(0, 6, 4 * N), rng.uniform(1.2, 1.5, N), roots])
     return rng.uniform(-10, 30, 4 * N)
 
 
