@@ -1,0 +1,140 @@
+"""Large loops are shared among threads; what is computed does not depend on them."""
+
+import math
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+
+import numpy as np
+import pytest
+
+import functrans as ft
+from functrans.runtime import threads as pool
+
+RNG = np.random.default_rng(0)
+N = 300_000
+
+
+def softmax_loss(x):
+    shifted = x - np.max(x, axis=1, keepdims=True)
+    return np.mean(np.log(np.sum(np.exp(shifted), axis=1)) - shifted[:, 0])
+
+
+def layer_norm(x, scale):
+    centred = x - np.mean(x, axis=1, keepdims=True)
+    return np.sum(
+        (centred / np.sqrt(np.mean(centred**2, axis=1, keepdims=True) + 1e-5) * scale) ** 2
+    )
+
+
+PROGRAMS = {
+    "elementwise": (lambda x: np.tanh(x) * np.exp(-x * x), RNG.normal(size=N)),
+    "sums": (lambda x: (np.sum(x), np.max(x), np.sum(x * x), np.min(x)), RNG.normal(size=N)),
+    "float32_sum": (np.sum, RNG.normal(size=N).astype(np.float32)),
+    "integers": (lambda x: (np.sum(x), np.max(x), x * 3), RNG.integers(-9, 9, size=N)),
+    "complex_sum": (np.sum, RNG.normal(size=N) + 1j * RNG.normal(size=N)),
+    "rows": (ft.value_and_grad(softmax_loss), RNG.normal(size=(700, 300))),
+    "columns": (lambda x: (np.sum(x, axis=0), np.max(x, axis=0)), RNG.normal(size=(3000, 90))),
+    "middle_axis": (lambda x: np.sum(np.exp(x), axis=1), RNG.normal(size=(20, 150, 90))),
+    "sums_and_columns": (
+        ft.value_and_grad(lambda x: layer_norm(x, np.arange(300.0))), RNG.normal(size=(900, 300)),
+    ),
+    "transposed": (lambda x: np.sin(x.T) + 1, RNG.normal(size=(500, 600))),
+    "all": (lambda x: (np.all(x > -9), np.any(x > 9)), RNG.normal(size=N)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_results_do_not_depend_on_the_number_of_threads(name):
+    function, x = PROGRAMS[name]
+    compiled = ft.jit(function)
+    found = []
+    for n in (1, 2, 5):
+        with ft.threads(n):
+            found.append([np.asarray(y).tobytes() for y in ft.tree.leaves(compiled(x))])
+    assert found[0] == found[1] == found[2]
+    for got, want in zip(ft.tree.leaves(compiled(x)), ft.tree.leaves(function(x)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5 if x.dtype == np.float32 else 1e-9)
+
+
+def test_loops_are_really_shared():
+    ft.jit(np.sin)(RNG.normal(size=N))
+    with ft.threads(3):
+        ft.jit(lambda x: np.sin(x) + 2)(RNG.normal(size=N))
+        assert pool._pool[pool.STARTED] >= 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1000, 1024, 1025, 70_001, 4_000_003])
+def test_sums_are_as_exact_as_numpys(dtype, size):
+    x = np.random.default_rng(size).random(size).astype(dtype)
+    exact = math.fsum(x)
+    unit = np.finfo(dtype).eps * exact
+    numpys = abs(float(np.sum(x)) - exact) / unit
+    assert abs(float(ft.jit(np.sum)(x)) - exact) / unit <= max(numpys, 1)
+
+
+def test_long_rows_are_summed_pairwise_too():
+    x = np.random.default_rng(0).random((3, 2_000_000)).astype(np.float32)
+    exact = [math.fsum(row) for row in x]
+    np.testing.assert_allclose(ft.jit(lambda x: np.sum(x, axis=1))(x), exact, rtol=3e-7)
+
+
+def test_calls_from_several_threads_do_not_wait_for_each_other():
+    compiled = ft.jit(lambda x: (np.sum(np.tanh(x)), np.tanh(x)))
+    xs = [RNG.normal(size=N) for _ in range(4)]
+    want = [np.sum(np.tanh(x)) for x in xs]
+    wrong = []
+
+    def work(i):
+        for _ in range(20):
+            if not np.isclose(compiled(xs[i])[0], want[i], rtol=1e-12):
+                wrong.append(i)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert not wrong
+    assert not any(worker.is_alive() for worker in workers)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_computes():
+    program = """
+        import os, warnings, numpy as np, functrans as ft
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of any thread at a fork
+        f = ft.jit(lambda x, w: np.sum(np.tanh(x @ w)))
+        x, w = np.ones((900, 300)), np.ones((300, 400)) / 300
+        ft.threads(3)
+        want = f(x, w)
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if f(x, w) == want and f(x, w) == want else 1)
+            assert os.waitpid(child, 0)[1] == 0
+            assert f(x, w) == want
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    subprocess.run(command, check=True, timeout=120)
+
+
+def test_the_limit_is_set_and_given_back():
+    before = ft.threads.limit()
+    with ft.threads(1):
+        assert ft.threads.limit() == 1
+        with ft.threads(7):
+            assert ft.threads.limit() == 7
+        assert ft.threads.limit() == 1
+    assert ft.threads.limit() == before
+    limit = ft.threads(before)
+    assert repr(limit) == f"threads({before})"
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.0, "2", True])
+def test_no_threads_are_refused(n):
+    with pytest.raises(ValueError, match="at least 1"):
+        ft.threads(n)
