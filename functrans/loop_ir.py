@@ -257,7 +257,7 @@ class MatMul:
 class HostStep:
     """Call `function(*inputs) -> list of outputs` in Python: an operation with no native lowering.
 
-    `text` is how the step is shown, e.g. "host sort axis=0".
+    `text` is how the step is shown, e.g. "host solve lower=True".
     """
 
     text: str
