@@ -30,6 +30,7 @@ from functrans.checking import check_jaxpr
 from functrans.config import checking_ir, checking_leaks, disable_jit
 from functrans.core import Primitive
 from functrans.dtypes import float0
+from functrans.foreign import native_call, numba_call, numba_kernel
 from functrans.interpreters.staging import eval_jaxpr
 from functrans.ir import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from functrans.jit import jit
@@ -66,7 +67,10 @@ __all__ = [
     "linear_transpose",
     "linearize",
     "make_jaxpr",
+    "native_call",
     "nn",
+    "numba_call",
+    "numba_kernel",
     "numpy",
     "printing",
     "scipy",
