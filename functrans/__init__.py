@@ -14,7 +14,7 @@ with ops, which ask the then-current trace.
 array([0., 0., 0.])
 """
 
-from functrans import lax, nn, numpy, printing, scipy, test_util, tree, tree_util
+from functrans import export, lax, nn, numpy, printing, scipy, test_util, tree, tree_util
 from functrans.api import (
     eval_shape,
     grad,
@@ -55,6 +55,7 @@ __all__ = [
     "disable_jit",
     "eval_jaxpr",
     "eval_shape",
+    "export",
     "float0",
     "grad",
     "hessian",

@@ -16,7 +16,7 @@ LAYERS = [
     ["interpreters"],
     ["compiler", "runtime"],
     ["arguments", "jit"],
-    ["api", "vectorize", "kernel_calls", "foreign", "test_util"],
+    ["api", "vectorize", "kernel_calls", "foreign", "export", "test_util"],
     ["numpy", "lax", "nn", "scipy", "tree", "tree_util"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

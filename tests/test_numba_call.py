@@ -283,7 +283,7 @@ def test_inputs_cannot_be_written_to():
 # ---------------------------------------------------------------------------- lifetime, threads
 
 
-def test_compiled_programs_keep_their_kernel():
+def test_compiled_programs_keep_their_kernel_and_release_it():
     def make():
         @numba.njit
         def add_one(x, out):
@@ -298,6 +298,9 @@ def test_compiled_programs_keep_their_kernel():
     gc.collect()
     np.testing.assert_array_equal(f(x), x + 1)
     assert kernel() is not None
+    del f
+    gc.collect()
+    assert kernel() is None
 
 
 def test_threads_call_one_program_at_once():

@@ -168,9 +168,12 @@ def _c_function(lanes: Callable[..., None]) -> Any:
     """A C function `int32 f(void **buffers, const int64 *numbers, int64 *status)` of `lanes`."""
     nb = numba()
     words = nb.types.CPointer(nb.types.int64)
-    compiled = nb.njit((words, words), nogil=True)(lanes).overloads[words, words]
+    # The code is copied where it is called. Numba never forgets an intrinsic, and a dispatcher only
+    # when it is gone: nothing keeps either of the two from letting go of the kernel.
+    known = [nb.njit((words, words), nogil=True)(lanes).overloads[words, words]]
 
     def codegen(context: Any, builder: Any, _: Any, args: Any) -> Any:
+        compiled = known[0]
         context.active_code_library.add_linking_library(compiled.library)
         status, _ = context.call_internal_no_propagate(
             builder, compiled.fndesc, compiled.signature, args[:2]
@@ -186,7 +189,9 @@ def _c_function(lanes: Callable[..., None]) -> Any:
     def routine(buffers: Any, numbers: Any, status: Any) -> Any:
         return guarded(buffers, numbers, status)
 
-    return nb.cfunc(nb.types.int32(words, words, words))(routine)
+    function = nb.cfunc(nb.types.int32(words, words, words))(routine)
+    known.clear()
+    return function
 
 
 def _keep_exception(context: Any, builder: Any, status: Any, words: Any) -> None:
