@@ -269,6 +269,22 @@ def test_wrong_calls_say_what_the_kernel_takes():
         ft.numba_call(ends_kernel, (out, out), x, power=[1])
 
 
+def test_types_that_the_kernel_was_not_made_for_are_refused():
+    @numba.njit("void(f8[:], f8[:])")
+    def declared(x, out):
+        out[0] = 2 * x[0]
+
+    f = ft.numba_kernel(declared, out=lambda x: x)
+    given = np.ones(1)
+    given.flags.writeable = False
+    assert f(given) == jit(f)(given) == 2.0
+    with pytest.raises(numba.TypingError, match=r"Known signatures") as caught:
+        jit(f)(np.ones(1, np.float32))
+    assert "while compiling declared for (float32[:], float32[:])" in caught.value.__notes__
+    with pytest.raises(TypeError, match="float16 on a CPU: convert"):
+        jit(scale)(x.astype(np.float16), np.float16(1))
+
+
 def test_inputs_cannot_be_written_to():
     @numba.njit
     def careless(x, out):

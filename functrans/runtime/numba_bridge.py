@@ -32,13 +32,12 @@ def is_kernel(x: Any) -> bool:
 @functools.cache
 def scalar_type(dtype: np.dtype) -> Any:
     """Numba's type of the elements of an array. Raises TypeError where it has none."""
-    try:
-        return numba().from_dtype(dtype)
-    except numba().core.errors.NumbaNotImplementedError:
+    if dtype.char == "e":
         raise TypeError(
-            f"Numba has no arrays of dtype {dtype}: convert them, x.astype(np.float32), before and "
-            "after."
-        ) from None
+            "Numba computes nothing with float16 on a CPU: convert, x.astype(np.float32), before "
+            "and after."
+        )
+    return numba().from_dtype(dtype)
 
 
 def array_type(dtype: np.dtype, ndim: int, *, readonly: bool = False) -> Any:
