@@ -14,7 +14,7 @@ with ops, which ask the then-current trace.
 array([0., 0., 0.])
 """
 
-from functrans import lax, nn, numpy, printing, random, scipy, test_util, tree, tree_util
+from functrans import export, lax, nn, numpy, printing, random, scipy, test_util, tree, tree_util
 from functrans.api import (
     eval_shape,
     grad,
@@ -30,6 +30,7 @@ from functrans.checking import check_jaxpr
 from functrans.config import checking_ir, checking_leaks, disable_jit
 from functrans.core import Primitive
 from functrans.dtypes import float0
+from functrans.foreign import native_call, numba_call, numba_kernel
 from functrans.interpreters.staging import eval_jaxpr
 from functrans.ir import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from functrans.jit import jit
@@ -54,6 +55,7 @@ __all__ = [
     "disable_jit",
     "eval_jaxpr",
     "eval_shape",
+    "export",
     "float0",
     "grad",
     "hessian",
@@ -66,7 +68,10 @@ __all__ = [
     "linear_transpose",
     "linearize",
     "make_jaxpr",
+    "native_call",
     "nn",
+    "numba_call",
+    "numba_kernel",
     "numpy",
     "printing",
     "random",

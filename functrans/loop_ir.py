@@ -310,14 +310,17 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What the failure of a native routine means to the user. `{}` in `message` is its number."""
+    """What the failure of a native routine means to the user. `{}` in `message` is its number.
 
-    kind: type[Exception]
+    `kind` makes the exception of the message: a type of exceptions, or any function.
+    """
+
+    kind: Callable[[str], BaseException]
     message: str
     primitive: str
     source: str
 
-    def error(self, number: int) -> Exception:
+    def error(self, number: int) -> BaseException:
         """What to raise."""
         error = self.kind(self.message.format(number))
         error.add_note(f"in {self.primitive}, at {self.source}")

@@ -141,7 +141,7 @@ class NodeBuilder:
         results: Sequence[tuple[Shape, np.dtype]],
         *,
         numbers: Sequence[int] = (),
-        failures: Sequence[tuple[type[Exception], str]] = (),
+        failures: Sequence[tuple[Callable[[str], BaseException], str]] = (),
         work: int = 0,
     ) -> list[Node]:
         """A call of a native routine on whole C-contiguous arrays; see `loop_ir.NativeStep`.

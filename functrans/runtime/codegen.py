@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import Any
 from functrans.runtime import cache, symbols
 
 _CODE_MODEL = {"reloc": "pic", "codemodel": "small"}
+Parts = tuple[str, ...]
 _lock = threading.RLock()
 _serial = itertools.count()
 _addresses: dict[str, int] = {}  # of units, by name
@@ -59,21 +61,41 @@ def addresses(units: Sequence[Unit]) -> list[int]:
 def _bring_in(missing: dict[str, Unit]) -> None:
     for found in cache.find(missing):
         _link(found)
-    for how in (True, False):
-        wanted = [u for u in missing.values() if u.is_optimized == how]
-        rest = [u for u in wanted if u.name not in _addresses]
-        if rest:
-            made = _compiled(rest, is_optimized=how)
-            cache.store(made)
-            _link(made)
+    rest = [u for u in missing.values() if u.name not in _addresses]
+    for group in _groups({u: tuple(u.parts(u.name)) for u in rest}):
+        made = _compiled(group)
+        cache.store(made)
+        _link(made)
 
+
+def _groups(units: dict[Unit, Parts]) -> list[dict[Unit, Parts]]:
+    """Units that are compiled, and then found, together.
+
+    One that calls what only some programs make known (`use_symbol`) is alone: the others are to be
+    linked without it.
+    """
+    together: dict[bool, dict[Unit, Parts]] = {}
+    alone = []
+    for unit, parts in units.items():
+        if any(_CALLS_PROVIDED.search(part) for part in parts):
+            alone.append({unit: parts})
+        else:
+            together.setdefault(unit.is_optimized, {})[unit] = parts
+    return [*together.values(), *alone]
+
+
+_CALLS_PROVIDED = re.compile(r"^\s*declare .*@ft[_.]", re.MULTILINE)
 
 # ---------------------------------------------------------------------------- compiling
 
 
 def module_text(units: Iterable[Unit]) -> str:
     """The LLVM module that defines some units."""
-    parts = dict.fromkeys(part for u in units for part in u.parts(u.name))
+    return _joined([u.parts(u.name) for u in units])
+
+
+def _joined(parts_of_units: Iterable[Iterable[str]]) -> str:
+    parts = dict.fromkeys(part for parts in parts_of_units for part in parts)
     return "\n\n".join([*parts, *_kept(parts)])
 
 
@@ -104,8 +126,8 @@ def assembly(text: str) -> str:
     return _machine().emit_assembly(optimized(text))
 
 
-def _compiled(units: Sequence[Unit], *, is_optimized: bool) -> cache.Entry:
-    text = module_text(units)
+def _compiled(units: dict[Unit, Parts]) -> cache.Entry:
+    text, is_optimized = _joined(units.values()), next(iter(units)).is_optimized
     module = optimized(text) if is_optimized else symbols.llvm().parse_assembly(text)
     wanted = [
         value.name

@@ -63,8 +63,12 @@ class Executable:
 
     def entry(self, kinds: Sequence[str], *, results: str) -> Callable[..., Any]:
         """A native entry of a program without host steps; see `entry.bind`."""
+        return entry.bind(self.described(), kinds=kinds, results=results)
+
+    def described(self) -> entry.Program:
+        """What an entry must know of a program without host steps."""
         program = self.program
-        described = entry.Program(
+        return entry.Program(
             name=program.name,
             steps=self._tables[0],
             inputs=program.inputs,
@@ -75,7 +79,6 @@ class Executable:
             refresh=functools.partial(_refresh, self._refreshed) if self._refreshed else None,
             release_gil=_work(program) > _GIL_WORK,
         )
-        return entry.bind(described, kinds=kinds, results=results)
 
     @property
     def llvm(self) -> str:

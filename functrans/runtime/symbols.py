@@ -82,3 +82,10 @@ def scipy_function(module: Any, name: str, signature: str) -> int:
             "...): this version of SciPy is not supported."
         )
     return get_pointer(capsule, text)
+
+
+def low_level_callable(function: Any, user_data: Any) -> Any:
+    """SciPy's object for a ctypes function that its routines call."""
+    from scipy import LowLevelCallable  # noqa: PLC0415  (0.2 s, for who integrates with it)
+
+    return LowLevelCallable(function, user_data)

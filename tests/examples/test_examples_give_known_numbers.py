@@ -14,6 +14,7 @@ from examples import (
     digits,
     dlsys_expression,
     linear_regression,
+    numba_kernels,
     scipy_minimize,
     user_derivative,
 )
@@ -120,3 +121,11 @@ def test_minimizers_reach_the_known_minima():
     np.testing.assert_allclose(outcome.newton, np.ones(5), atol=1e-4)
     np.testing.assert_allclose(outcome.logistic, [-4.0777, 1.5046], atol=1e-3)
     assert outcome.evaluations < 100
+
+
+def test_planets_obey_keplers_equation_and_move_as_its_derivative_says():
+    outcome = numba_kernels.main(0.6)
+    means = outcome.anomaly - 0.6 * np.sin(outcome.anomaly)
+    np.testing.assert_allclose(means, [0.5, 1.0, 2.0, 3.0], rtol=1e-14)
+    np.testing.assert_allclose(outcome.speed, 1 / (1 - 0.6 * np.cos(outcome.anomaly)), rtol=1e-13)
+    assert outcome.distance == pytest.approx(1 + 0.6**2 / 2, rel=1e-12)
