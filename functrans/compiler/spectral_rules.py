@@ -267,8 +267,8 @@ def eig(b: NodeBuilder, a: Node, *, vectors: bool) -> list[Node]:
         w, v = np.linalg.eig(x)
         if is_complex:
             return [x, w, np.swapaxes(v, -1, -2)]
-        packed = np.where((w.imag < 0)[..., None, :], -v.imag, v.real)
-        return [x, w.real, w.imag, np.swapaxes(packed, -1, -2)]
+        packed = np.where((np.imag(w) < 0)[..., None, :], -np.imag(v), np.real(v))
+        return [x, np.real(w), np.imag(w), np.swapaxes(packed, -1, -2)]
 
     values = [each(3 + i, (n,), a.dtype, 1) for i in range(1 if is_complex else 2)]
     last = 3 + len(values)
