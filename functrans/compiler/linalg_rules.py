@@ -222,15 +222,7 @@ def layout_of(x: Node) -> Layout | None:
 
 @rule("triangular_solve")
 def triangular_solve(
-    b: NodeBuilder,
-    a: Node,
-    y: Node,
-    *,
-    left_side: bool,
-    lower: bool,
-    transpose_a: bool,
-    conjugate_a: bool,
-    unit_diagonal: bool,
+    b: NodeBuilder, a: Node, y: Node, *, transpose_a: bool, conjugate_a: bool, **sides: bool
 ) -> Node:
     if not y.size:
         return y
@@ -244,33 +236,11 @@ def triangular_solve(
 
     def function(matrix: Any, right: Any) -> list[Any]:
         view = np.ndarray(a.shape, a.dtype, matrix, strides=_bytes_between(a))
-        return [
-            lapack_values.triangular_solve(
-                view, right, left_side=left_side, lower=lower, transpose_a=transpose_a,
-                conjugate_a=conjugate_a, unit_diagonal=unit_diagonal,
-            )
-        ]  # fmt: skip
+        options = {"transpose_a": transpose_a, "conjugate_a": conjugate_a, **sides}
+        return [lapack_values.triangular_solve(view, right, **options)]
 
-    uplo = Letter("L" if lower == layout.by_columns else "U")
-    trans = Letter("C" if conjugate_a else "T" if transpose_a != layout.by_columns else "N")
-    diag = Letter("U" if unit_diagonal else "N")
-    matrix = Matrices(0, layout.stride)
-    n, k = a.shape[-1], y.shape[-1 if left_side else -2]
-    routine = "trsm"
-    # Of a right-hand side in memory LAPACK sees the transpose, hence the other side.
-    rows, columns = (k, n) if left_side else (n, k)
-    arguments = [
-        Letter("R" if left_side else "L"), uplo, trans, diag, Integer(rows), Integer(columns),
-        ONE, matrix, Integer(layout.leading), each(2, y), Integer(rows),
-    ]  # fmt: skip
-    if k == 1 and not conjugate_a:
-        routine = "trsv"
-        # Memory by rows is a transpose; so is a solve from the right, of a row.
-        turns = (transpose_a, not layout.by_columns, not left_side)
-        trans = Letter("T" if sum(turns) % 2 else "N")
-        arguments = [
-            uplo, trans, diag, Integer(n), matrix, Integer(layout.leading), each(2, y), Integer(1)
-        ]  # fmt: skip
+    trans = "C" if conjugate_a else "T" if transpose_a != layout.by_columns else "N"
+    routine, arguments = _triangular_arguments(layout, y, trans, **sides)
     (x,) = call_lapack(
         b,
         routine,
@@ -280,9 +250,32 @@ def triangular_solve(
         arguments,
         batch=batch_of(y)[1],
         in_place=[(0, 1)],
-        work=n * n * k // 8,
+        work=y.size * a.shape[-1] // batch_of(y)[1] // 8,
     )
     return x
+
+
+def _triangular_arguments(
+    layout: Layout, y: Node, trans: str, *, left_side: bool, lower: bool, unit_diagonal: bool
+) -> tuple[str, list[Argument]]:
+    """The routine and its arguments; `trans` is what trsm is to do with `a` as LAPACK sees it.
+
+    Of a right-hand side in memory it sees the transpose, so that is solved from the other side. A
+    row, or a column, is a vector: solved from the left again, by the transpose from the right.
+    """
+    uplo = Letter("L" if lower == layout.by_columns else "U")
+    diag = Letter("U" if unit_diagonal else "N")
+    matrix, leading = Matrices(0, layout.stride), Integer(layout.leading)
+    rows, columns = y.shape[-1], y.shape[-2]
+    n, k = (columns, rows) if left_side else (rows, columns)
+    if k == 1 and trans != "C":
+        turned = "NT"[(trans == "N") == left_side]
+        return "trsv", [uplo, Letter(turned), diag, Integer(n), matrix, leading, each(2, y),
+                        Integer(1)]  # fmt: skip
+    return "trsm", [
+        Letter("R" if left_side else "L"), uplo, Letter(trans), diag, Integer(rows),
+        Integer(columns), ONE, matrix, leading, each(2, y), Integer(rows),
+    ]  # fmt: skip
 
 
 def _readable(b: NodeBuilder, a: Node) -> tuple[Node, Layout]:

@@ -57,15 +57,19 @@ def _with_workspace(
             answers.append((len(query), dtype))
         query += [Matrices(first)] if size else [Matrices(first), _QUERY]
     best = iter(lapack.workspace(routine, results[0][1], [*query, INFO], answers))
-    given, blocks = list(arguments), []
+    given, blocks = list(arguments), list[tuple[Shape, np.dtype]]()
     for i, (dtype, size) in enumerate(scratch):
         given.append(Matrices(first + i))
         if size is None:
             size = next(best)
             given.append(Integer(size))
         blocks.append(((size,), dtype))
+
+    def with_blocks(*arrays: Any) -> list[Any]:
+        return [*function(*arrays), *(np.zeros(shape, dtype) for shape, dtype in blocks)]
+
     out = call_lapack(
-        b, routine, function, operands, [*results, *blocks], [*given, INFO], **options
+        b, routine, with_blocks, operands, [*results, *blocks], [*given, INFO], **options
     )
     return out[: len(results)]
 
@@ -264,11 +268,11 @@ def eig(b: NodeBuilder, a: Node, *, vectors: bool) -> list[Node]:
     finite = b.reduce("and", b.elementwise("is_finite", a), tuple(range(len(a.shape))))
 
     def function(x: Any, _: Any) -> list[Any]:
-        w, v = np.linalg.eig(x)
+        w, v = np.linalg.eig(np.swapaxes(x, -1, -2))
         if is_complex:
             return [x, w, np.swapaxes(v, -1, -2)]
-        packed = np.where((w.imag < 0)[..., None, :], -v.imag, v.real)
-        return [x, w.real, w.imag, np.swapaxes(packed, -1, -2)]
+        packed = np.where((np.imag(w) < 0)[..., None, :], -np.imag(v), np.real(v))
+        return [x, np.real(w), np.imag(w), np.swapaxes(packed, -1, -2)]
 
     values = [each(3 + i, (n,), a.dtype, 1) for i in range(1 if is_complex else 2)]
     last = 3 + len(values)

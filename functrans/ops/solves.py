@@ -246,7 +246,8 @@ class Determinant(MatrixOperation):
         y = self(*primals)
         if type(tangents[0]) is Zero:
             return y, mat.no_tangent(y)
-        return y, _adjugate_trace(*primals, tangents[0])
+        a, factors, pivots, order = primals
+        return y, _adjugate_trace(a, factors, pivots, order, tangents[0])
 
 
 def _adjugate_trace(a: Any, factors: Any, pivots: Any, order: Any, t: Any) -> Any:

@@ -9,6 +9,7 @@ import functrans as ft
 from functrans import ops
 from functrans.core import Zero, get_aval, instantiate
 from functrans.ops import factorizations, matrices
+from functrans.printing_loops import run_python
 from tests.helpers.primitive_rules import random_array
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
@@ -194,6 +195,14 @@ def test_second_derivatives_forward_over_reverse_equal_differences(name):
     )
     keep = np.tril if name.startswith("cholesky_") else np.asarray  # the rest is never read
     close([keep(twice(*args))], [keep(moved[0])], scale=1e4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_printed_program_runs_in_python(name):
+    args = operands(name, np.float64, 2, 3, 3)
+    expected = CASES[name][0](*args)
+    program = native(CASES[name][0]).lower(*args).program
+    close(list(run_python(program, args)), expected)
 
 
 @pytest.mark.parametrize("name", CASES)
