@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from functrans.compiler import convolution_text, nodes
-from functrans.compiler.affine import ZERO
+from functrans.compiler.affine import ZERO, Index, scaled
 from functrans.compiler.convolution_tiles import Axis, Plan, distances, text_size, tiles_of
 from functrans.compiler.lowering import NodeBuilder
 from functrans.compiler.nodes import Node
@@ -26,7 +26,6 @@ from functrans.ops.convolution import (
 
 # Products written out along the last axis; where there would be more, zeros are written to memory.
 TEXT_LIMIT = 512
-
 Params = dict[str, Any]
 
 
@@ -41,6 +40,8 @@ def convolve(b: NodeBuilder, lhs: Node, rhs: Node, **params: Any) -> Node:
     if len(lhs.shape) == 2:
         return _pointwise(b, lhs, rhs, params)
     sizes = geometry(lhs, rhs, params)
+    if _wants_exchange(lhs, sizes, params):
+        return _exchanged(b, lhs, rhs, sizes, params)
     lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
     lanes = _lanes(lhs, sizes, params)
     if lanes == "inputs":
@@ -61,7 +62,7 @@ def convolve(b: NodeBuilder, lhs: Node, rhs: Node, **params: Any) -> Node:
 def _lanes(lhs: Node, sizes: Geometry, params: Params) -> str:
     """What vectors run over: see `Plan`."""
     spec = params["dimension_numbers"].lhs_spec
-    most = convolution_text.vector_bits() // (8 * lhs.dtype.itemsize)
+    most = _lane_count(lhs.dtype)
     group = sizes.batch * distances(lhs.shape)[spec[0]]
     if params["batch_group_count"] == 1:
         group = sizes.inputs * distances(lhs.shape)[spec[1]]
@@ -71,12 +72,12 @@ def _lanes(lhs: Node, sizes: Geometry, params: Params) -> str:
     is_row = params["rhs_dilation"][-1] == params["lhs_dilation"][-1] == 1
     terms = sizes.inputs * sizes.window[-1] if is_row else sizes.inputs
     is_few = 4 * sizes.outputs <= most and 2 * terms >= most
-    return "inputs" if is_few and not _by_input(lhs, spec) else "outputs"
+    return "inputs" if is_few and not _by_input(lhs, sizes, params) else "outputs"
 
 
-def _by_input(lhs: Node, spec: tuple[int, ...]) -> bool:
+def _by_input(lhs: Node, sizes: Geometry, params: Params) -> bool:
     """Whether in features are outermost: they are the images of a gradient of weights."""
-    return lhs.shape[spec[1]] > 1 and spec[1] == 0
+    return params["dimension_numbers"].lhs_spec[1] == 0 and sizes.inputs > 1
 
 
 def _complex(b: NodeBuilder, lhs: Node, rhs: Node, params: Params) -> Node:
@@ -98,6 +99,45 @@ def _pointwise(b: NodeBuilder, lhs: Node, rhs: Node, params: Params) -> Node:
     wide = {**params, **ones, "padding": ((0, 0),), "dimension_numbers": numbers}
     out = convolve(b, widened(lhs), widened(rhs), **wide)
     return b.view(out, out.shape[:-1], lambda index: (*index, ZERO))
+
+
+def _lane_count(dtype: np.dtype) -> int:
+    return convolution_text.vector_bits() // (8 * dtype.itemsize)
+
+
+def _wants_exchange(lhs: Node, sizes: Geometry, params: Params) -> bool:
+    """Whether it is a gradient of weights with few out features, and more of the batch."""
+    few = 4 * sizes.outputs <= _lane_count(lhs.dtype) and sizes.batch > sizes.outputs
+    return few and sizes.groups == 1 and _by_input(lhs, sizes, params)
+
+
+def _exchanged(b: NodeBuilder, lhs: Node, rhs: Node, sizes: Geometry, params: Params) -> Node:
+    """The convolution of rhs with lhs as the window, whose result is the same in reverse.
+
+    What falls together, `i * ld = p * stride + k * rd - low`, is also `k * rd = q * stride + i * ld
+    - ((places - 1) * stride - low)` for the place q = places - 1 - p.
+    """
+    lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
+    pads = []
+    for i, (low, _) in enumerate(params["padding"]):
+        span = (sizes.out_space[i] - 1) * params["window_strides"][i]
+        n = dilated(sizes.space[i], params["lhs_dilation"][i])
+        k = dilated(sizes.window[i], params["rhs_dilation"][i])
+        pads.append((span - low, n - k + low))
+    numbers = ConvDimensionNumbers(rhs_spec, lhs_spec, (out_spec[1], out_spec[0], *out_spec[2:]))
+    given = {
+        **params, "padding": tuple(pads), "lhs_dilation": params["rhs_dilation"],
+        "rhs_dilation": params["lhs_dilation"], "dimension_numbers": numbers,
+    }  # fmt: skip
+    out = convolve(b, rhs, lhs, **given)
+
+    def index_map(index: Index) -> Index:
+        return tuple(
+            scaled(a, -1, n - 1) if axis in out_spec[2:] else a
+            for axis, (a, n) in enumerate(zip(index, out.shape, strict=True))
+        )
+
+    return b.view(out, out.shape, index_map)
 
 
 def _permuted(b: NodeBuilder, x: Node, order: tuple[int, ...]) -> Node:
@@ -180,7 +220,7 @@ def _plan(lhs: Node, rhs: Node, shape: tuple[int, ...], lanes: str, params: Para
         lhs.dtype, groups, sizes.batch, sizes.inputs, outputs, tuple(Axis(*row) for row in rows),
         (l_group, l_batch, l_feature, *l_space),
         (sizes.outputs * r_output, r_output, r_feature, *r_space),
-        (sizes.outputs, o_batch, *o_space), lanes, _by_input(lhs, lhs_spec),
+        (sizes.outputs, o_batch, *o_space), lanes, _by_input(lhs, sizes, params),
     )  # fmt: skip
 
 

@@ -2,13 +2,15 @@
 
 For each tile it runs over the taps of the window; for each tap and in feature, the vectors of out
 features of rhs are loaded once, and multiplied with one number of lhs after another. The outermost
-loop is that over the batch (over the in features for gradients of weights, which add up in memory).
-Where there are few out features, vectors run over the in features, and are added up at the end.
+loop is that over the batch; for gradients of weights it is that over the in features, which are
+images there, some at a time: sums of theirs add up in memory. Where there are few out features,
+vectors run over the in features, and are added up at the end.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +33,8 @@ from functrans.runtime import codegen, symbols
 _SUMS = {512: 28, 256: 12, 128: 12}
 _VECTORS = 4
 INLINE_TAPS = 4  # runs of more taps are a loop
+# Products added up before a sum goes to memory, where the images are: best of 64..1024.
+LONG_SUM = 256
 
 
 @functools.cache
@@ -74,6 +78,7 @@ class _Routine:
         self.f = LoopText()
         self.t = llvm_type(plan.dtype)
         self.most = vector_bits() // (8 * plan.dtype.itemsize)
+        self.images = 1  # whose products are added up before a sum goes to memory, `by_input`
         self.declared: set[str] = set()
 
     def text(self) -> str:
@@ -81,17 +86,21 @@ class _Routine:
         lhs, rhs, out = (f.buffer(i) for i in range(3))
         if plan.by_input:
             self._clear(out)
-        with ExitStack() as loops:
-            if plan.by_input:
-                feature = loops.enter_context(f.loop(plan.inputs))
-                lhs = self._at(lhs, (feature, plan.lhs_at[2]))
-                rhs = self._at(rhs, (feature, plan.rhs_at[2]))
-            if plan.by_input or max(map(self._batch_capacity, self.lanes())) > 1:
-                self._features(lhs, rhs, out, plan.batch)
-            else:
-                n = loops.enter_context(f.loop(plan.batch))
-                lhs, out = self._at(lhs, (n, plan.lhs_at[1])), self._at(out, (n, plan.out_at[1]))
-                self._features(lhs, rhs, out, 1)
+            taps = math.prod(axis.window for axis in plan.axes)
+            for first, count, images in blocks_of(plan.inputs, -(-LONG_SUM // taps)):
+                with f.loop(count) as i:
+                    c = f.total((i, images), plus=first)
+                    l_image = self._at(lhs, (c, plan.lhs_at[2]))
+                    self.images = images
+                    self._features(l_image, self._at(rhs, (c, plan.rhs_at[2])), out, plan.batch)
+        elif max(map(self._batch_capacity, self.lanes())) > 1:
+            self._features(lhs, rhs, out, plan.batch)
+        else:
+            with f.loop(plan.batch) as n:
+                l_image, o_image = (
+                    self._at(x, (n, at[1])) for x, at in ((lhs, plan.lhs_at), (out, plan.out_at))
+                )
+                self._features(l_image, rhs, o_image, 1)
         return "\n".join([*sorted(self.declared), f.function(plan.name)])
 
     # ------------------------------------------------------------------ loops around the tiles
@@ -156,20 +165,26 @@ class _Routine:
             if plan.by_input:
                 first = self._load(targets[spot], lanes.widths[v], lanes.used[v])
             f.do(f"store {t} {first}, ptr {place}")
-        with self._outer_taps(tile) as (lhs, rhs):
-            for taps in tile.places.taps:
-                self._run(tile, taps, lhs, rhs, sums)
+        with f.loop(self.images) as c:
+            starts = (
+                self._at(tile.lhs, (c, plan.lhs_at[2])),
+                self._at(tile.rhs, (c, plan.rhs_at[2])),
+            )
+            with self._outer_taps(*starts, tile.at) as (lhs, rhs):
+                for taps in tile.places.taps:
+                    self._run(tile, taps, lhs, rhs, sums)
         for spot, (place, t) in sums.items():
             self.finish(f.emit(f"load {t}, ptr {place}"), targets[spot], lanes, spot[2])
 
     @contextmanager
-    def _outer_taps(self, tile: _Tile) -> Iterator[tuple[str, str]]:
+    def _outer_taps(
+        self, lhs: str, rhs: str, places: tuple[Index, ...]
+    ) -> Iterator[tuple[str, str]]:
         """Loops over the taps of all axes but the last: where lhs and rhs are for them."""
         f, plan = self.f, self.plan
-        lhs, rhs = tile.lhs, tile.rhs
         with ExitStack() as loops:
             for axis, place, l_step, r_step in zip(
-                plan.axes[:-1], tile.at, plan.lhs_at[3:], plan.rhs_at[3:], strict=False
+                plan.axes[:-1], places, plan.lhs_at[3:], plan.rhs_at[3:], strict=False
             ):
                 tap = loops.enter_context(f.loop(axis.window))
                 i = f.total((place, axis.stride), (tap, axis.rhs_dilation), plus=-axis.low)
@@ -195,7 +210,16 @@ class _Routine:
                 element = f.total((i, taps.element_step), plus=k * taps.element_step)
                 l_tap = self._at(lhs, (element, plan.lhs_at[-1]))
                 r_tap = self._at(rhs, (tap, plan.rhs_at[-1]))
+                if inputs == 1:
+                    l_tap = self._opaque(l_tap)
                 self.inputs(tile, taps, l_tap, r_tap, inputs, sums)
+
+    def _opaque(self, pointer: str) -> str:
+        """The same pointer, from which LLVM cannot tell that other taps load the same numbers.
+
+        It would keep all of them in registers, of which there are none left.
+        """
+        return self.f.emit(f'call ptr asm "", "=r,0"(ptr {pointer})')
 
     def is_row(self, taps: Taps) -> bool:
         """Whether the features of one tap are followed by those of the next, in lhs and rhs."""

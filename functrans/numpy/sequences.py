@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from functrans import ops
+from functrans import dtypes, ops
 from functrans.numpy import promotion
-from functrans.numpy.contractions import conjugated, contract
+from functrans.numpy.contractions import conjugated
 from functrans.numpy.dispatch import TRACED, implements
-from functrans.numpy.indexing import gather_axis
 from functrans.numpy.manipulation import join, slice_axis
 from functrans.numpy.promotion import (
     array,
@@ -21,9 +20,9 @@ from functrans.numpy.promotion import (
     normalize_axis,
     operand,
     promote,
-    scalar_like,
 )
 from functrans.numpy.ufuncs import add, multiply, not_equal, subtract
+from functrans.ops.convolution import ConvDimensionNumbers
 
 _MISSING: Any = np._NoValue  # type: ignore[attr-defined]
 _add, _sub, _mul = add.traced, subtract.traced, multiply.traced
@@ -138,11 +137,17 @@ def _windows(a: Any, v: Any, mode: str) -> Any:
     pads = {"valid": (0, 0), "same": (m // 2, m - 1 - m // 2), "full": (m - 1, m - 1)}
     if mode not in pads:
         raise ValueError(f"mode must be one of 'valid', 'same', or 'full' (got {mode!r})")
-    low, high = pads[mode]
-    padded = ops.pad(a, scalar_like(0, a), config=((low, high, 0),))
-    count = n + low + high - m + 1
-    places = np.arange(count)[:, None] + np.arange(m)
-    return contract(gather_axis(padded, places, 0), v, ((1,), (0,)))
+    out_dtype = a.dtype
+    if out_dtype == dtypes.bool_:  # an or of ands
+        a, v = cast(a, np.dtype(np.int64)), cast(v, np.dtype(np.int64))
+    axes = (0, 1, 2)
+    out = ops.conv_general_dilated(
+        ops.reshape(a, shape=(1, 1, n)), ops.reshape(v, shape=(1, 1, m)), window_strides=(1,),
+        padding=(pads[mode],), lhs_dilation=(1,), rhs_dilation=(1,),
+        dimension_numbers=ConvDimensionNumbers(axes, axes, axes), feature_group_count=1,
+        batch_group_count=1,
+    )  # fmt: skip
+    return cast(ops.reshape(out, shape=(out.shape[2],)), out_dtype)
 
 
 def _sequences(a: Any, v: Any) -> tuple[Any, Any]:

@@ -170,6 +170,8 @@ LARGE = {
     "cropped": ((2, 12, 60, 7), (3, 3, 7, 12), {"padding": ((-1, -2), (-3, -1))}),
     "few_features": ((3, 9, 40, 37), (3, 3, 37, 3), {"padding": "SAME"}),
     "few_features_dilated": ((3, 9, 30, 37), (3, 3, 37, 2), {"rhs_dilation": (1, 2)}),
+    "few_features_strided": ((5, 9, 31, 37), (3, 4, 37, 2), {"window_strides": (2, 3)}),
+    "few_features_transposed": ((5, 9, 31, 37), (3, 4, 37, 2), {"lhs_dilation": (2, 3)}),
     "single_channels": ((2, 40, 70, 1), (5, 40, 1, 1), {"padding": "SAME"}),
     "channels_first_single": ((2, 1, 40, 70), (1, 1, 5, 40), {"dimension_numbers": NCHW}),
     "wide_window": ((2, 6, 200, 1), (1, 150, 1, 1), {"padding": ((0, 0), (149, 149))}),
