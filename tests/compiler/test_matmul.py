@@ -105,7 +105,7 @@ def only_fortran_blas(monkeypatch):
     caches = (blas._c_interface, blas.gemm_symbol, codegen.provide)
     for cache in caches:
         cache.cache_clear()
-    monkeypatch.setattr(blas, "_libraries", list)
+    monkeypatch.setattr(blas, "libraries", list)
     yield
     for cache in caches:
         cache.cache_clear()
