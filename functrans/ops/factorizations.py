@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from functrans.core import Linear, Zero, get_aval
+from functrans.core import Linear, Zero
 from functrans.ir import ShapedArray
 from functrans.ops import axes, lapack_values, structural
 from functrans.ops import elementwise as el
@@ -243,10 +243,9 @@ class QR(MatrixOperation):
             return self.still((q, r))
         m, n = a.shape[-2:]
         if full_matrices and m > n:
-            raise NotImplementedError(
-                f"qr(full_matrices=True) of {get_aval(a)} has no derivative here: the columns of q "
-                f"behind the first {n} are not unique. Use the reduced form."
-            )
+            known = mat.leading_columns(q, n)
+            d_known, d_r = _qr_tangent(known, mat.leading_rows(r, n), t)
+            return (q, r), (mat.rest_of_basis(d_known, known, q), _padded(d_r, m, n))
         if m >= n:
             return (q, r), _qr_tangent(q, r, t)
         # a = [a1 a2] with a square a1 = q r1; r2 = q^H a2.

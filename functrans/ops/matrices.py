@@ -155,6 +155,28 @@ def diagonal(x: Any) -> Any:
     return structural.reduce_sum(on_diagonal(x), axes=(len(x.shape) - 1,))
 
 
+def rest_of_basis(d_known: Any, known: Any, whole: Any) -> Any:
+    """The tangent of a unitary `whole` whose first columns are `known`, from theirs.
+
+    The other columns span what the first do not, in any way: they move by no more than they must
+    to stay orthogonal, which is right for what does not depend on their choice.
+    """
+    axis, k = len(whole.shape) - 1, known.shape[-1]
+    rest = structural.slice_axis(whole, axis, k, whole.shape[axis])
+    d_rest = el.neg(product(known, product(adjoint(d_known), rest)))
+    return structural.concatenate(d_known, d_rest, dimension=axis)
+
+
+def leading_columns(x: Any, k: int) -> Any:
+    """The first k columns."""
+    return structural.slice_axis(x, len(x.shape) - 1, 0, k)
+
+
+def leading_rows(x: Any, k: int) -> Any:
+    """The first k rows."""
+    return structural.slice_axis(x, len(x.shape) - 2, 0, k)
+
+
 def as_row(x: Any) -> Any:
     """Vectors as matrices of one row."""
     return structural.reshape(x, shape=(*x.shape[:-1], 1, x.shape[-1]))

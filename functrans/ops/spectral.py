@@ -131,21 +131,21 @@ class SVD(MatrixOperation):
         a, t = primals[0], tangents[0]
         if type(t) is Zero:
             return self.still(self(a, full_matrices=full_matrices, compute_uv=compute_uv))
-        m, n = a.shape[-2:]
-        if full_matrices and compute_uv and m != n:
-            raise NotImplementedError(
-                f"svd(full_matrices=True) of {get_aval(a)} has no derivative here: the vectors "
-                "without a singular value are not unique. Use full_matrices=False."
-            )
-        u, s, vh = self(a, full_matrices=False, compute_uv=True)
+        found = self(a, full_matrices=full_matrices and compute_uv, compute_uv=True)
+        k = min(a.shape[-2:])
+        u, s, vh = mat.leading_columns(found[0], k), found[1], mat.leading_rows(found[2], k)
         turned = mat.product(mat.adjoint(u), mat.product(t, mat.adjoint(vh)))
         d_s = _real(mat.diagonal(turned))
         if not compute_uv:
             return [s], [d_s]
-        return [u, s, vh], _svd_tangents(u, s, vh, t, turned, d_s)
+        d_u, d_v = _svd_tangents(u, s, vh, t, turned)
+        if full_matrices:
+            d_u = mat.rest_of_basis(d_u, u, found[0])
+            d_v = mat.rest_of_basis(d_v, mat.adjoint(vh), mat.adjoint(found[2]))
+        return found, [d_u, d_s, mat.adjoint(d_v)]
 
 
-def _svd_tangents(u: Any, s: Any, vh: Any, t: Any, turned: Any, d_s: Any) -> list[Any]:
+def _svd_tangents(u: Any, s: Any, vh: Any, t: Any, turned: Any) -> tuple[Any, Any]:
     """With W = u^H da v: du = u (F * (W S + S W^H)) and dv = v (F * (S W + W^H S)), where
     F[i, j] = 1 / (s[j]^2 - s[i]^2); what da adds outside of the two spaces; and, for complex
     numbers, the phase that keeps u^H da v real (Townsend 2016, "Differentiating the SVD").
@@ -172,7 +172,7 @@ def _svd_tangents(u: Any, s: Any, vh: Any, t: Any, turned: Any, d_s: Any) -> lis
         d_u = el.add(d_u, _outside(u, mat.product(t, mat.adjoint(vh)), inverse))
     if n > m:
         d_v = el.add(d_v, _outside(mat.adjoint(vh), mat.product(mat.adjoint(t), u), inverse))
-    return [d_u, d_s, mat.adjoint(d_v)]
+    return d_u, d_v
 
 
 def _outside(u: Any, moved: Any, inverse: Any) -> Any:
@@ -182,7 +182,10 @@ def _outside(u: Any, moved: Any, inverse: Any) -> Any:
 
 
 class PseudoInverse(MatrixOperation):
-    """The Moore-Penrose inverse: singular values up to `rtol` times the greatest count as 0."""
+    """The Moore-Penrose inverse: singular values up to `rtol` times the greatest count as 0.
+
+    The derivative takes it that those are 0, and stay so: it is that at constant rank, as in JAX.
+    """
 
     def abstract_eval(self, a: ShapedArray, *, rtol: float) -> ShapedArray:
         self.check_dtype(a)

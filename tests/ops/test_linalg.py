@@ -56,6 +56,20 @@ def singular_spaces(a):
     return [s, matrices.product(matrices.times_columns(u, s.astype(a.dtype) ** 3), vh)]
 
 
+def complement_by_qr(a):
+    """What does not depend on how the columns behind the first n are chosen."""
+    q, r = ops.qr(a, full_matrices=True)
+    rest = q[..., :, a.shape[-1] :]
+    return [matrices.product(q, r), matrices.product(rest, matrices.adjoint(rest))]
+
+
+def complements_by_svd(a):
+    u, s, vh = ops.svd(a, full_matrices=True, compute_uv=True)
+    k = min(a.shape[-2:])
+    u, vh = u[..., :, k:], vh[..., k:, :]
+    return [s, matrices.product(u, matrices.adjoint(u)), matrices.product(matrices.adjoint(vh), vh)]
+
+
 def vectors_without_phase(a):
     w, v = ops.eig(a, vectors=True)
     return [w, ops.real(ops.mul(v, ops.conj(v)))]
@@ -76,6 +90,8 @@ CASES = {
     "svd": (singular_spaces, [regular]),
     "svdvals": (lambda a: ops.svd(a, full_matrices=True, compute_uv=False), [regular]),
     "pseudo_inverse": (lambda a: [ops.pseudo_inverse(a, rtol=1e-15)], [regular]),
+    "qr full": (complement_by_qr, [regular]),
+    "svd full": (complements_by_svd, [regular]),
     "eig": (vectors_without_phase, [regular]),
 }
 TRIANGULAR = [
@@ -86,7 +102,7 @@ TRIANGULAR = [
 
 def shapes_of(name):
     """Square matrices, and others where the operation takes them."""
-    wide = name in ("lu", "qr", "svd", "svdvals", "pseudo_inverse")
+    wide = name.split()[0] in ("lu", "qr", "svd", "svdvals", "pseudo_inverse")
     return [(4, 4), (3, 5), (5, 3)] if wide else [(4, 4)]
 
 
@@ -392,8 +408,6 @@ def test_operands_are_checked():
         ft.make_jaxpr(lambda a, b: ops.triangular_solve(a, b, **TRIANGULAR[0]))(a, a + 0j)
     with pytest.raises(ValueError, match="triangular_solve of f64"):
         ft.make_jaxpr(lambda a, b: ops.triangular_solve(a, b, **TRIANGULAR[0]))(a, a[:, :2])
-    with pytest.raises(NotImplementedError, match="Use the reduced form"):
-        ft.jvp(lambda a: ops.qr(a, full_matrices=True), (a[:, :2],), (a[:, :2],))
     with pytest.raises(TypeError, match="not linear in the matrix"):
         ft.linear_transpose(lambda a: ops.triangular_solve(a, a, **TRIANGULAR[0]), a)(a)
 
