@@ -26,6 +26,7 @@ from functrans.windows import (
     conv_transpose,
     conv_with_general_padding,
     padtype_to_pads,
+    reduce_window,
 )
 
 # ---------------------------------------------------------------------------- elementwise
@@ -47,6 +48,7 @@ def _elementwise(name: str, op: Callable[..., Any]) -> Callable[..., Any]:
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"Elementwise `{op!r}`; operands of equal dtype and shape."
+    function.op = op  # type: ignore[attr-defined]  # what `reduce_window` knows it by
     return function
 
 
@@ -415,15 +417,15 @@ __all__ = [
     "bitwise_xor", "broadcast", "broadcast_in_dim", "broadcasted_iota", "cbrt", "ceil", "clamp",
     "complex", "concatenate", "conj", "conv", "conv_dimension_numbers", "conv_general_dilated",
     "conv_transpose", "conv_with_general_padding", "convert_element_type", "cos", "cosh",
-    "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "digamma", "div", "dot", "dot_general",
-    "dynamic_index_in_dim", "dynamic_slice", "dynamic_slice_in_dim", "dynamic_update_index_in_dim",
-    "dynamic_update_slice", "dynamic_update_slice_in_dim", "eq", "erf", "erf_inv", "erfc", "exp",
-    "exp2", "expand_dims", "expm1", "floor", "full", "full_like", "ge", "gt", "imag",
-    "index_in_dim", "integer_pow", "iota", "is_finite", "le", "lgamma", "log", "log1p", "logistic",
-    "lt", "max", "min", "mul", "ne", "neg", "nextafter", "pad", "padtype_to_pads", "pmax", "pmean",
-    "pmin", "population_count", "pow", "psum", "real", "reciprocal", "reduce_and", "reduce_max",
-    "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "rem", "reshape", "rev", "rsqrt",
-    "select", "select_n", "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "slice",
-    "slice_in_dim", "sort", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tan", "tanh",
-    "transpose",
+    "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "digamma", "div", "dot",
+    "dot_general", "dynamic_index_in_dim", "dynamic_slice", "dynamic_slice_in_dim",
+    "dynamic_update_index_in_dim", "dynamic_update_slice", "dynamic_update_slice_in_dim", "eq",
+    "erf", "erf_inv", "erfc", "exp", "exp2", "expand_dims", "expm1", "floor", "full", "full_like",
+    "ge", "gt", "imag", "index_in_dim", "integer_pow", "iota", "is_finite", "le", "lgamma", "log",
+    "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "pad",
+    "padtype_to_pads", "pmax", "pmean", "pmin", "population_count", "pow", "psum", "real",
+    "reciprocal", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod",
+    "reduce_sum", "reduce_window", "rem", "reshape", "rev", "rsqrt", "select", "select_n",
+    "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "slice", "slice_in_dim",
+    "sort", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tan", "tanh", "transpose",
 ]  # fmt: skip
