@@ -1,14 +1,21 @@
-"""Convolutions under JAX's names; `functrans.lax` has them too."""
+"""Convolutions and reductions over windows under JAX's names; `functrans.lax` has them too.
+
+A convolution is a primitive. A reduction over windows is made of others: neighbours that do not
+overlap are an axis to reduce over; overlapping ones are folded slice by slice, along one axis after
+the other, which costs no memory in compiled code.
+"""
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from functrans import ops
+from functrans.core import Tracer
 from functrans.numpy.promotion import array, cast
 from functrans.ops.convolution import ConvDimensionNumbers, Pads, dilated
 
@@ -86,6 +93,16 @@ def _bad_specs(specs: Any, what: str) -> TypeError:
     return TypeError(f"convolution dimension_numbers {specs!r}: {what}.")
 
 
+def _per_axis(name: str, entries: Numbers | None, ones: Numbers, what: str) -> tuple[int, ...]:
+    """The entries of a parameter, which has one for each axis; None: all 1."""
+    given = tuple(ones if entries is None else map(operator.index, entries))
+    if len(given) != len(ones) or any(n < 1 for n in given):
+        raise ValueError(
+            f"{what} needs a positive entry of {name} for each of {len(ones)} axes, got {given}."
+        )
+    return given
+
+
 def _pads(
     padding: Padding, lhs: Any, rhs: Any, numbers: ConvDimensionNumbers, strides: Numbers,
     lhs_dilation: Numbers, rhs_dilation: Numbers,
@@ -126,9 +143,10 @@ def conv_general_dilated(
     x, w = array(lhs), array(rhs)
     numbers = conv_dimension_numbers(x.shape, w.shape, dimension_numbers)
     ones = (1,) * (len(x.shape) - 2)
-    strides = tuple(map(operator.index, window_strides))
-    lhs_dilation = ones if lhs_dilation is None else tuple(map(operator.index, lhs_dilation))
-    rhs_dilation = ones if rhs_dilation is None else tuple(map(operator.index, rhs_dilation))
+    what = f"a convolution of shapes {x.shape} and {w.shape}, for its spatial ones,"
+    strides = _per_axis("window_strides", window_strides, ones, what)
+    lhs_dilation = _per_axis("lhs_dilation", lhs_dilation, ones, what)
+    rhs_dilation = _per_axis("rhs_dilation", rhs_dilation, ones, what)
     pads = _pads(padding, x, w, numbers, strides, lhs_dilation, rhs_dilation)
     dtype = x.dtype if preferred_element_type is None else np.dtype(preferred_element_type)
     if x.dtype == w.dtype and np.promote_types(x.dtype, dtype) == dtype:
@@ -219,7 +237,99 @@ def conv_transpose(
     )  # fmt: skip
 
 
+# ---------------------------------------------------------------------------- reductions
+
+_REDUCTIONS = {
+    ops.add: ops.reduce_sum, ops.mul: ops.reduce_prod, ops.max: ops.reduce_max,
+    ops.min: ops.reduce_min,
+}  # fmt: skip
+
+
+def _identity(op: Any, dtype: np.dtype) -> Any:
+    """The number that `op`, one of `_REDUCTIONS`, leaves every other as it is with."""
+    if op in (ops.add, ops.mul):
+        return dtype.type(op is ops.mul)
+    if dtype.kind == "f":
+        return dtype.type(-np.inf if op is ops.max else np.inf)
+    if dtype.kind == "b":
+        return np.bool_(op is ops.min)
+    return dtype.type(getattr(np.iinfo(dtype), "min" if op is ops.max else "max"))
+
+
+def reduce_window(
+    operand: Any, init_value: Any, computation: Callable[[Any, Any], Any],
+    window_dimensions: Numbers, window_strides: Numbers | None = None, padding: Padding = "VALID",
+    base_dilation: Numbers | None = None, window_dilation: Numbers | None = None,
+) -> Any:  # fmt: skip
+    """Each window of `operand` folded by `computation`, from `init_value` on.
+
+    `computation(x, y)` is `lax.add`, `lax.mul`, `lax.max` or `lax.min`, which see nothing in the
+    padding and between dilated elements; or another elementwise function whose grouping and order
+    do not matter, which finds `init_value` there. Windows have an extent along every axis.
+    A maximum's derivative is shared at ties.
+    """
+    x = array(operand)
+    ones = (1,) * len(x.shape)
+    what = f"reduce_window of an array of shape {x.shape}"
+    window = _per_axis("window_dimensions", window_dimensions, ones, what)
+    strides = _per_axis("window_strides", window_strides, ones, what)
+    dilation = _per_axis("base_dilation", base_dilation, ones, what)
+    steps = _per_axis("window_dilation", window_dilation, ones, what)
+    if isinstance(padding, str):
+        whole = [dilated(k, d) for k, d in zip(window, steps, strict=True)]
+        padding = padtype_to_pads(x.shape, whole, strides, padding)
+    if len(padding) != x.ndim:
+        raise ValueError(f"{what} needs {x.ndim} pairs (low, high) of padding, got {padding}.")
+    config = tuple((low, high, d - 1) for (low, high), d in zip(padding, dilation, strict=True))
+    init = cast(array(init_value), x.dtype)
+    op = getattr(computation, "op", None)
+    nothing = _identity(op, x.dtype) if op in _REDUCTIONS else init
+    if any(any(entry) for entry in config):
+        x = ops.pad(x, nothing, config=config)
+    windows = x, window, strides, steps
+    if op in _REDUCTIONS:
+        windows = _tiled(*windows, _REDUCTIONS[op])
+    out = _folded(windows, computation)
+    is_nothing = op in _REDUCTIONS and not isinstance(init, Tracer) and init == nothing
+    return out if is_nothing else computation(init, out)
+
+
+Windows = tuple[Any, ...]  # an array; extents, strides and steps of its windows along each axis
+
+
+def _tiled(
+    x: Any, window: tuple[int, ...], strides: tuple[int, ...], steps: tuple[int, ...],
+    reduction: Any,
+) -> Windows:  # fmt: skip
+    """Reduce over the axes along which windows neither overlap nor leave gaps; what is left."""
+    rows = list(zip(window, strides, steps, strict=True))
+    axes = [i for i, (k, stride, step) in enumerate(rows) if k == stride > 1 and step == 1]
+    shape: list[int] = []
+    inner = []
+    for i, n in enumerate(x.shape):
+        if i in axes:
+            x = ops.slice_axis(x, i, 0, n // window[i] * window[i])
+            inner.append(len(shape) + 1)
+        shape += [n // window[i], window[i]] if i in axes else [n]
+    if axes:
+        x = reduction(ops.reshape(x, shape=tuple(shape)), axes=tuple(inner))
+    done = [(1, 1, 1) if i in axes else row for i, row in enumerate(rows)]
+    return x, *zip(*done, strict=True)
+
+
+def _folded(windows: Windows, computation: Callable[[Any, Any], Any]) -> Any:
+    x, *rows = windows
+    for axis, (k, stride, step) in enumerate(zip(*rows, strict=True)):
+        count = max(0, (x.shape[axis] - dilated(k, step)) // stride + 1)
+        span = (count - 1) * stride + 1 if count else 0
+        starts = [i * step if count else 0 for i in range(k)]
+        parts = [ops.slice_axis(x, axis, i, i + span, stride) for i in starts]
+        x = functools.reduce(computation, parts)
+    return x
+
+
 __all__ = [
     "ConvDimensionNumbers", "conv", "conv_dimension_numbers", "conv_general_dilated",
     "conv_transpose", "conv_with_general_padding", "padtype_to_pads",
+    "reduce_window",
 ]  # fmt: skip
