@@ -448,24 +448,13 @@ __all__ = [
     "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "digamma", "div", "dot",
     "dot_general", "dynamic_index_in_dim", "dynamic_slice", "dynamic_slice_in_dim",
     "dynamic_update_index_in_dim", "dynamic_update_slice", "dynamic_update_slice_in_dim", "eq",
-<<<<<<< HEAD
     "erf", "erf_inv", "erfc", "exp", "exp2", "expand_dims", "expm1", "floor", "full",
     "full_like", "ge", "gt", "imag", "index_in_dim", "integer_pow", "iota", "is_finite", "le",
     "lgamma", "linalg", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg",
     "nextafter", "pad", "padtype_to_pads", "pmax", "pmean", "pmin", "population_count", "pow",
     "psum", "real", "reciprocal", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
-    "reduce_prod", "reduce_sum", "rem", "reshape", "rev", "rsqrt", "select", "select_n",
-    "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "slice", "slice_in_dim",
-    "sort", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tan", "tanh", "top_k",
-    "transpose",
-=======
-    "erf", "erf_inv", "erfc", "exp", "exp2", "expand_dims", "expm1", "floor", "full", "full_like",
-    "ge", "gt", "imag", "index_in_dim", "integer_pow", "iota", "is_finite", "le", "lgamma", "log",
-    "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "pad",
-    "padtype_to_pads", "pmax", "pmean", "pmin", "population_count", "pow", "psum", "real",
-    "reciprocal", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod",
-    "reduce_sum", "reduce_window", "rem", "reshape", "rev", "rsqrt", "select", "select_n",
-    "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "slice", "slice_in_dim",
-    "sort", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tan", "tanh", "transpose",
->>>>>>> conv
+    "reduce_prod", "reduce_sum", "reduce_window", "rem", "reshape", "rev", "rsqrt", "select",
+    "select_n", "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "slice",
+    "slice_in_dim", "sort", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tan", "tanh",
+    "top_k", "transpose",
 ]  # fmt: skip
