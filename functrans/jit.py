@@ -12,7 +12,7 @@ import functools
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 import numpy as np
 
@@ -36,7 +36,14 @@ from functrans.ir import ClosedJaxpr, ShapedArray
 from functrans.runtime.dispatcher import Dispatcher
 from functrans.runtime.executable import Executable
 from functrans.stages import Lowered, Traced, executable_of
-from functrans.static_arguments import NONE_STATIC, Static, complete_places
+from functrans.static_arguments import (
+    NONE_STATIC,
+    NOWHERE,
+    Places,
+    Static,
+    complete_places,
+    donated_leaves,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,7 +52,7 @@ R = TypeVar("R")
 
 
 class JitPrimitive(Primitive):
-    """Call a traced program. Parameters: `jaxpr`, a ClosedJaxpr; `name`; `host_steps`."""
+    """Call a traced program: `jaxpr`, a ClosedJaxpr. Other parameters are options of `jit`."""
 
     multiple_results = True
 
@@ -123,14 +130,28 @@ jit_primitive = JitPrimitive("jit")
 # ---------------------------------------------------------------------------- the transformation
 
 
+class Choice(NamedTuple):
+    """The options of `jit`: which arguments are static and donated, and how to compile."""
+
+    static: Places = NOWHERE
+    donated: Places = NOWHERE
+    host_steps: str = "allow"
+    fastmath: bool = False
+
+
 class _Entry:
     """What one signature of a jitted function led to."""
 
-    __slots__ = ("calls", "executable", "hoisted", "jaxpr", "out_tree", "was_shortened", "way")
+    __slots__ = (
+        "calls", "donated", "executable", "hoisted", "jaxpr", "out_tree", "was_shortened", "way"
+    )  # fmt: skip
 
-    def __init__(self, jaxpr: ClosedJaxpr, out_tree: Any, hoisted: list[Any]):
+    def __init__(
+        self, jaxpr: ClosedJaxpr, out_tree: Any, hoisted: list[Any], donated: tuple[int, ...]
+    ):
         self.jaxpr = jaxpr
         self.out_tree = out_tree
+        self.donated = donated
         # Tracers of an enclosing transformation that the function closes over.
         self.hoisted = hoisted
         self.executable: Executable | None = None
@@ -142,10 +163,13 @@ class _Entry:
 class _Programs:
     """The programs of a function by signature, and the general way to call them."""
 
-    def __init__(self, fun: Callable[..., Any], places: Any, options: dict[str, Any]):
+    def __init__(self, fun: Callable[..., Any], choice: Choice):
         self.fun = fun
-        self.static_places = places
-        self.options = options
+        self.static_places = choice.static
+        self.donated_places = choice.donated
+        self.options = {
+            "name": function_name(fun), "host_steps": choice.host_steps, "fastmath": choice.fastmath
+        }  # fmt: skip
         self.entries: dict[Any, _Entry] = {}
         # Short ways of the signatures that are positional arrays and numbers alone.
         self.flat: dict[Any, Callable[..., Any]] = {}
@@ -181,7 +205,8 @@ class _Programs:
             for x in leaves:
                 if isinstance(x, Tracer):
                     raise core.leaked(x)
-            entry.executable = executable_of(entry.jaxpr, **self.options)
+            donated = entry.donated
+            entry.executable = executable_of(entry.jaxpr, **self.options, donated=donated)
         result = entry.out_tree.unflatten(entry.executable.call(leaves))
         if is_plain:
             self._shorten(entry, args, kwargs, static, leaves, tree)
@@ -243,7 +268,8 @@ class _Programs:
         weak = [core.is_weak(x) for x in leaves]
         closed = trace_to_jaxpr(flat, avals, names=names(), weak=weak, what=what)
         closed, hoisted = _hoist_tracers(closed)
-        return _Entry(closed, out_tree[0], hoisted)
+        donated = donated_leaves(tree, self.donated_places, static)
+        return _Entry(closed, out_tree[0], hoisted, donated)
 
     def clear(self) -> None:
         """Forget all programs."""
@@ -261,22 +287,18 @@ class Jitted(Generic[P, R]):
 
     # `__call__` is a slot: Python calls what an instance has there. In the beginning that is
     # `_Programs.call`, later a dispatcher of machine code, with no Python function on the way.
-    __slots__ = ("__call__", "__dict__", "__weakref__")
-    if TYPE_CHECKING:
+    if not TYPE_CHECKING:
+        __slots__ = ("__call__", "__dict__", "__weakref__")
+    else:
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
-    def __init__(
-        self,
-        fun: Callable[P, R],
-        static_argnums: tuple[int, ...],
-        static_argnames: tuple[str, ...],
-        host_steps: str,
-    ):
+    def __init__(self, fun: Callable[P, R], choice: Choice):
         functools.update_wrapper(self, fun)
-        places = complete_places(fun, static_argnums, static_argnames)
-        options = {"name": function_name(fun), "host_steps": host_steps}
-        self._programs = _Programs(fun, places, options)
+        static = complete_places(fun, *choice.static, "static")
+        donated = complete_places(fun, *choice.donated, "donate")
+        self._choice = choice._replace(static=static, donated=donated)
+        self._programs = _Programs(fun, self._choice)
         self._programs.owner = weakref.ref(self)
         self.__call__ = self._programs.call
 
@@ -285,8 +307,7 @@ class Jitted(Generic[P, R]):
         name = getattr(self, "__qualname__", "")
         if getattr(sys.modules.get(self.__module__), name, None) is self:
             return name
-        programs = self._programs
-        return Jitted, (programs.fun, *programs.static_places, programs.options["host_steps"])
+        return Jitted, (self._programs.fun, self._choice)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else _BoundMethod(self, instance)
@@ -374,7 +395,7 @@ class _BoundMethod:
         key = (id(instance), tuple((k, _field_key(v)) for k, v in vars(instance).items()))
         if key not in methods:
             bound = functools.partial(jitted._programs.fun, instance)
-            methods[key] = Jitted(bound, (), (), jitted._programs.options["host_steps"])
+            methods[key] = Jitted(bound, jitted._choice._replace(static=NOWHERE, donated=NOWHERE))
             methods[key]._held = list(vars(instance).values())  # keeps the ids in the key unique
         return methods[key]
 
@@ -404,7 +425,10 @@ def jit(
     *,
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
+    donate_argnums: int | Sequence[int] = (),
+    donate_argnames: str | Sequence[str] = (),
     host_steps: str = "allow",
+    fastmath: bool = False,
 ) -> Jitted[P, R]: ...
 
 
@@ -414,7 +438,10 @@ def jit(
     *,
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
+    donate_argnums: int | Sequence[int] = (),
+    donate_argnames: str | Sequence[str] = (),
     host_steps: str = "allow",
+    fastmath: bool = False,
 ) -> Callable[[Callable[P, R]], Jitted[P, R]]: ...
 
 
@@ -423,14 +450,23 @@ def jit(
     *,
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
+    donate_argnums: int | Sequence[int] = (),
+    donate_argnames: str | Sequence[str] = (),
     host_steps: str = "allow",
+    fastmath: bool = False,
 ) -> Any:
     """Compile `fun` with LLVM; the result is called like `fun` and returns the same values.
 
     `fun` is traced once per structure, shapes and dtypes of its arguments; then machine code runs.
     Static arguments are seen by `fun` as they are; they are told apart by value (arrays by
     content). Arrays that `fun` closes over are read at every call. `host_steps="error"` refuses
-    operations that have no native form instead of running them in Python.
+    operations that have no native form instead of running them in Python. `fastmath=True` lets LLVM
+    reorder and contract arithmetic, which is faster and no longer rounds as NumPy does; nan and
+    infinities stay what they are.
+
+    Arrays in donated arguments may be written over, where a result of the same shape and dtype can
+    be computed in their place: that result is then the array that was given. Only writeable,
+    contiguous arrays that share no memory with other arguments are; of others a copy is used.
 
     Usable as a decorator, with or without options. `.lower(*args)` gives every compiler stage.
 
@@ -446,12 +482,19 @@ def jit(
             jit,
             static_argnums=static_argnums,
             static_argnames=static_argnames,
+            donate_argnums=donate_argnums,
+            donate_argnames=donate_argnames,
             host_steps=host_steps,
+            fastmath=fastmath,
         )
     if not callable(fun):
         raise TypeError(f"jit takes a function, got {fun!r} of type {type(fun).__name__}.")
     if host_steps not in ("allow", "error"):
         raise ValueError(f"host_steps is 'allow' or 'error', got {host_steps!r}.")
-    nums = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
-    names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
-    return Jitted(fun, nums, names, host_steps)
+    static = _tuple(static_argnums, int), _tuple(static_argnames, str)
+    donated = _tuple(donate_argnums, int), _tuple(donate_argnames, str)
+    return Jitted(fun, Choice(static, donated, host_steps, fastmath))
+
+
+def _tuple(x: Any, single: type) -> tuple[Any, ...]:
+    return (x,) if isinstance(x, single) else tuple(x)

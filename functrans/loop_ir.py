@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,8 @@ class Buffer:
         return self.size * self.dtype.itemsize
 
 
-Extent = int | str  # built into the code, or the name of a number given at every call
+# An int, built into the code; in finished kernels also the name of a number given at every call.
+Extent = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +337,8 @@ class Program:
     by role. `offsets` places each temp in one arena of `arena_bytes` bytes (64-byte aligned): temps
     that are never alive together may share memory. `outputs` name buffers; an output that is also
     an input, a constant or another output is listed in `copies` as (output, source) instead of
-    being written by a step.
+    being written by a step. `donations` are pairs (position of an output, position of an input):
+    the output is the input's memory, written over.
     """
 
     name: str
@@ -348,6 +351,7 @@ class Program:
     copies: tuple[tuple[str, str], ...] = ()
     offsets: tuple[tuple[str, int], ...] = ()
     arena_bytes: int = 0
+    donations: tuple[tuple[int, int], ...] = ()
 
 
 def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt]:

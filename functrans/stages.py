@@ -18,17 +18,21 @@ from functrans.runtime.executable import Executable
 
 
 def executable_of(
-    closed: ClosedJaxpr, *, name: str = "main", host_steps: str = "allow"
+    closed: ClosedJaxpr,
+    *,
+    name: str = "main",
+    host_steps: str = "allow",
+    fastmath: bool = False,
+    donated: tuple[int, ...] = (),
 ) -> Executable:
     """The machine code of a program, compiled when it is first wanted."""
-    key = ("executable", host_steps)
+    key = ("executable", host_steps, fastmath, donated)
     found = closed.derived.get(key)
     if found is None:
         if switches.check_ir:
             check_jaxpr(closed, "tracing")
-        found = closed.derived[key] = pipeline.compile_closed_jaxpr(
-            closed, name=name, host_steps=host_steps
-        )
+        options = {"host_steps": host_steps, "fastmath": fastmath, "donated": donated}
+        found = closed.derived[key] = pipeline.compile_closed_jaxpr(closed, name, **options)
     return found
 
 
@@ -66,7 +70,7 @@ class Lowered:
     @functools.cached_property
     def program(self) -> Any:
         """The loop program as data (`functrans.loop_ir.Program`)."""
-        return pipeline.lower_to_program(self.jaxpr, self._traced.options["name"])
+        return pipeline.lower_to_program(self.jaxpr, **self._traced.options)
 
     @property
     def loop_program(self) -> str:

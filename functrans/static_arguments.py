@@ -1,4 +1,4 @@
-"""Static arguments of a jitted function: seen by it as they are, told apart by value."""
+"""Arguments of a jitted function that are static, seen by it as they are, or donated."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from functrans.arguments import function_name
+from functrans.pytree import PyTreeDef
 
 
 class Static:
@@ -41,6 +42,8 @@ class Static:
 
 
 NONE_STATIC = Static({}, {})
+Places = tuple[tuple[int, ...], tuple[str, ...]]  # positions and names of arguments
+NOWHERE: Places = ((), ())
 
 
 class _ArrayByContent:
@@ -71,9 +74,12 @@ def _static_key(value: Any, place: int | str) -> Any:
 
 
 def complete_places(
-    fun: Callable[..., Any], argnums: tuple[int, ...], argnames: tuple[str, ...]
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Complete positions by names and names by positions, as far as the signature tells."""
+    fun: Callable[..., Any], argnums: tuple[int, ...], argnames: tuple[str, ...], what: str
+) -> Places:
+    """Complete positions by names and names by positions, as far as the signature tells.
+
+    `what` is the word in the names of the options, for errors: "static" or "donate".
+    """
     if not argnums and not argnames:
         return (), ()
     try:
@@ -88,7 +94,7 @@ def complete_places(
     for n in nums:
         if n >= len(positional) and not accepts_more:
             raise ValueError(
-                f"jit of {function_name(fun)}: static_argnums has {n}, but the function takes "
+                f"jit of {function_name(fun)}: {what}_argnums has {n}, but the function takes "
                 f"{len(positional)} positional argument(s) ({', '.join(positional)})."
             )
     known = {p.name for p in parameters}
@@ -96,9 +102,24 @@ def complete_places(
     for name in argnames:
         if name not in known and not open_ended:
             raise ValueError(
-                f"jit of {function_name(fun)}: static_argnames has {name!r}, which is not a "
+                f"jit of {function_name(fun)}: {what}_argnames has {name!r}, which is not a "
                 f"parameter ({', '.join(p.name for p in parameters)})."
             )
     names = set(argnames) | {positional[n] for n in nums if n < len(positional)}
     nums |= {i for i, name in enumerate(positional) if name in names}
     return tuple(sorted(nums)), tuple(sorted(names))
+
+
+def donated_leaves(tree: PyTreeDef, places: Places, static: Static) -> tuple[int, ...]:
+    """Which leaves of the traced arguments, of structure `tree`, are in donated ones."""
+    args, kwargs = tree.kids
+    count = len(args.kids) + len(static.by_position)
+    positions = [i for i in range(count) if i not in static.by_position]
+    names = kwargs.aux.ordered if kwargs.kids else ()
+    donated = [i in places[0] for i in positions] + [name in places[1] for name in names]
+    leaves, at = [], 0
+    for kid, is_donated in zip((*args.kids, *kwargs.kids), donated, strict=True):
+        if is_donated:
+            leaves.extend(range(at, at + kid.num_leaves))
+        at += kid.num_leaves
+    return tuple(leaves)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from functrans.compiler import kernel_form, kernels, nodes
 from functrans.compiler.fusion import Group
@@ -73,8 +74,9 @@ def _operands(node: Node) -> Sequence[Node]:
 class Assembly:
     """Names of buffers, and steps as they are made."""
 
-    def __init__(self, lowered: Lowered, owners: dict[Node, int]):
+    def __init__(self, lowered: Lowered, owners: dict[Node, int], *, fastmath: bool):
         self.lowered = lowered
+        self.fastmath = fastmath
         self.checks: list[Check | Failure] = []
         self.steps: list[Step] = []
         self.temps: list[Buffer] = []
@@ -119,6 +121,7 @@ class Assembly:
         if not builder.sizes:
             return
         kernel, buffers, numbers, checks = kernel_form.finish(builder)
+        kernel = replace(kernel, fastmath=self.fastmath)
         kernel = self._kernels.setdefault(kernel, kernel)
         actual = tuple(self.storage(written[b]) if b in written else b for b in buffers)
         codes = tuple(range(len(self.checks), len(self.checks) + len(checks)))
@@ -162,9 +165,11 @@ def assemble(
     owners: dict[Node, int],
     copies: Sequence[tuple[int, Node]],
     name: str,
+    *,
+    fastmath: bool = False,
 ) -> Program:
     """The program of groups in order."""
-    assembly = Assembly(lowered, owners)
+    assembly = Assembly(lowered, owners, fastmath=fastmath)
     for group in groups:
         if group.members:
             assembly.add(group)

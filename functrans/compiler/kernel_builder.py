@@ -281,6 +281,8 @@ def _iota(k: KernelBuilder, node: Any, index: Index, args: list[Operand]) -> Ope
 
 def clamped_start(k: KernelBuilder, value: Operand, dtype: np.dtype, last: int) -> Operand:
     """The start of a block, moved into 0..last."""
+    if isinstance(value, Const):
+        return _i64(min(max(int(value.value), 0), last))
     start = k.index_scalar(value, dtype, last)
     start = k.let("max", INT64, start, _i64(0))
     return k.let("min", INT64, start, _i64(last))

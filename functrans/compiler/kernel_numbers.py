@@ -116,8 +116,8 @@ def _may_be_extent(value: np.generic) -> bool:
         return abs(int(value)) > SMALL
     if value.dtype.kind != "f" or value.dtype.itemsize < 4 or not np.isfinite(value):
         return False
-    size = abs(float(value))
+    size = abs(float(value))  # type: ignore[arg-type]
     if 0 < size < 1 / SMALL:
         size = 1 / size
-        return abs(size - round(size)) <= size * float(np.finfo(value.dtype).eps)
+        return abs(size - round(size)) <= size * float(np.finfo(value.dtype.char).eps)
     return size > SMALL and size == round(size)

@@ -4,6 +4,7 @@
     to_nodes        each equation by its rule: what one element is           (jaxpr -> nodes)
     fuse            which nodes share loops, which are stored                (nodes -> groups)
     assemble        kernels, products, host steps over buffers              (groups -> loop program)
+    in_place        results in the memory of operands not needed any more   (loop program -> same)
     plan_memory     a place in one arena for every temporary                 (loop program -> same)
     compile_program LLVM text, optimized by LLVM                             (loop program -> code)
 
@@ -12,9 +13,13 @@ Each stage can be printed: see `functrans.jit.Lowered`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from functrans.checking import check_jaxpr
 from functrans.compiler.assembly import assemble, bind_outputs, reachable
 from functrans.compiler.fusion import fuse
+from functrans.compiler.in_place import in_place
 from functrans.compiler.lowering import to_nodes
 from functrans.compiler.memory import plan_memory
 from functrans.compiler.simplify import simplify
@@ -29,9 +34,17 @@ __all__ = ["compile_closed_jaxpr", "lower_to_program", "program_to_python", "sim
 
 
 def lower_to_program(
-    closed: ClosedJaxpr, name: str = "main", *, host_steps: str = "allow"
+    closed: ClosedJaxpr,
+    name: str = "main",
+    *,
+    host_steps: str = "allow",
+    fastmath: bool = False,
+    donated: Sequence[int] = (),
 ) -> Program:
-    """The loop program of a jaxpr. `host_steps="error"` refuses what has no native form."""
+    """The loop program of a jaxpr. `host_steps="error"` refuses what has no native form.
+
+    `donated` are positions of inputs that may be written over.
+    """
     simplified = simplify(closed)
     if switches.check_ir:
         check_jaxpr(simplified, "simplify")
@@ -39,11 +52,10 @@ def lower_to_program(
     owners, copies = bind_outputs(lowered)
     program = reachable(lowered, [*owners, *(node for _, node in copies)])
     groups = fuse(program)
-    return plan_memory(assemble(lowered, groups, owners, copies, name))
+    assembled = assemble(lowered, groups, owners, copies, name, fastmath=fastmath)
+    return plan_memory(in_place(assembled, donated))
 
 
-def compile_closed_jaxpr(
-    closed: ClosedJaxpr, *, name: str = "main", host_steps: str = "allow"
-) -> Executable:
+def compile_closed_jaxpr(closed: ClosedJaxpr, name: str = "main", **options: Any) -> Executable:
     """Machine code for a jaxpr: call it with one value per input."""
-    return compile_program(lower_to_program(closed, name, host_steps=host_steps))
+    return compile_program(lower_to_program(closed, name, **options))

@@ -31,7 +31,7 @@ def dot_general(b: NodeBuilder, lhs: Node, rhs: Node, *, dimension_numbers: Any)
     r_axes = (list(r_batch), list(r_contract), r_free)
     batch, m = _extents(lhs, l_batch), _extents(lhs, l_free)
     n, k = _extents(rhs, r_free), _extents(lhs, l_contract)
-    sizes = tuple(int(np.prod(e, dtype=np.int64)) for e in (batch, m, n, k))
+    sizes = _product(batch), _product(m), _product(n), _product(k)
     is_elementwise = sizes[1:3] == (1, 1) or sizes[3] == 1  # inner and outer products
     if lhs.dtype.kind not in "fc" or is_elementwise:
         return _as_reduction(b, lhs, rhs, (l_axes, r_axes), (batch, m, n, k))

@@ -115,7 +115,7 @@ def _captured(f: Any, loop: ir.Loop, updated: dict[str, str]) -> list[str]:
     """The scalars from outside that a loop reads, in order."""
     numbers = {name for name, _ in f.kernel.numbers}
     known = (f.values.keys() | f.accumulators.keys()) - numbers - updated.keys()
-    own = {s.name for s in ir.walk(loop.body) if hasattr(s, "name")}
+    own = {getattr(s, "name", None) for s in ir.walk(loop.body)}
     names = dict.fromkeys(x for s in ir.walk(loop.body) for x in _operands(s))
     return [x for x in names if isinstance(x, str) and x in known and x not in own]
 

@@ -4,7 +4,8 @@ The native entry (see `entry`) is a builtin function of the inputs that returns 
 checks the inputs itself, so a call does nothing per array in Python. Inputs it refuses (lists,
 non-contiguous or byte-swapped arrays, ...) are made canonical and given again.
 
-A program with host steps runs its native stretches and Python in turn.
+A program with host steps runs its native stretches and Python in turn. So does one that may write
+over donated arguments, which Python looks at first.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Executable:
         self._consts = [_canonical(x, b) for b, x in program.consts]
         pairs = zip(self._consts, (x for _, x in program.consts), strict=True)
         self._refreshed = [(a, x) for a, x in pairs if not np.may_share_memory(a, x)]
-        self.is_native = len(self._segments) == len(self._tables)
+        self.is_native = len(self._segments) == len(self._tables) and not program.donations
         if self.is_native:
             self._native = self.entry(["any"] * len(program.inputs), results="list")
             self.call = self._call_native
@@ -103,7 +104,7 @@ class Executable:
     def _call_segments(self, args: Sequence[Any]) -> list[Any]:
         inputs = self._canonical(args)
         _refresh(self._refreshed)
-        outs = [np.empty(b.shape, b.dtype) for b in self.program.outputs]
+        outs = self._outputs(args, inputs)
         arena = self._arenas.pop() if self._arenas else self._new_arena()
         table = np.array([x.ctypes.data for x in (*inputs, *self._consts, *outs)], np.uintp)
         status = arena[_status_offset(self.program) :].view(np.int64)
@@ -119,6 +120,23 @@ class Executable:
         finally:
             self._arenas.append(arena)
         return [out if out.shape else out[()] for out in outs]
+
+    def _outputs(self, args: Sequence[Any], inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """Fresh arrays, and donated ones, or copies of these, which are then inputs, too."""
+        donations = dict(self.program.donations)
+        outs = []
+        for i, buffer in enumerate(self.program.outputs):
+            source = donations.get(i)
+            if source is None:
+                outs.append(np.empty(buffer.shape, buffer.dtype))
+                continue
+            x = inputs[source]
+            others = (y for j, y in enumerate(inputs) if j != source)
+            is_alone = not any(np.may_share_memory(x, y) for y in (*others, *self._consts))
+            if x is not args[source] or not x.flags.writeable or not is_alone:
+                x = inputs[source] = x.copy()
+            outs.append(x)
+        return outs
 
     def _views(self, inputs: Sequence[Any], outs: Sequence[Any], arena: Any) -> dict[str, Any]:
         program = self.program
