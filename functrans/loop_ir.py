@@ -289,7 +289,14 @@ class NativeStep:
     work: int = 0
 
 
-Step = KernelCall | MatMul | HostStep | NativeStep
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Steps that are independent of each other, and may run at the same time."""
+
+    steps: tuple[Step, ...]
+
+
+Step = KernelCall | MatMul | HostStep | NativeStep | Together
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,3 +382,9 @@ def identity(op: str, dtype: np.dtype) -> np.generic:
         info = np.iinfo(dtype)
         return dtype.type(info.min if op == "max" else info.max)
     return dtype.type(op in ("mul", "and"))
+
+
+def single_steps(program: Program) -> Iterator[Step]:
+    """The steps in order, those together one after another."""
+    for step in program.steps:
+        yield from step.steps if isinstance(step, Together) else (step,)

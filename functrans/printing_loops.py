@@ -83,11 +83,11 @@ def program_to_python(program: loop_ir.Program) -> str:
     `host` are the functions of the host steps and native routines, in order.
     """
     kernels: dict[Kernel, str] = {}
-    for step in program.steps:
+    for step in loop_ir.single_steps(program):
         if isinstance(step, loop_ir.KernelCall):
             kernels.setdefault(step.kernel, f"kernel_{len(kernels)}")
     parts = [_KernelText(kernel, name).lines() for kernel, name in kernels.items()]
-    if any(isinstance(s, loop_ir.MatMul) for s in program.steps):
+    if any(isinstance(s, loop_ir.MatMul) for s in loop_ir.single_steps(program)):
         parts.insert(0, _VIEW)
     parts.append(list(_main(program, kernels)))
     imports = ["import numpy as np"]
@@ -100,7 +100,7 @@ def run_python(program: loop_ir.Program, args: Sequence[Any]) -> list[Any]:
     """Run the program's text on `args` (one per input): what the machine code must agree with."""
     namespace: dict[str, Any] = {}
     exec(compile(program_to_python(program), f"<{program.name}>", "exec"), namespace)
-    host = [s.function for s in program.steps if isinstance(s, _CALLS)]
+    host = [s.function for s in loop_ir.single_steps(program) if isinstance(s, _CALLS)]
     inputs = [np.asarray(x, b.dtype) for x, b in zip(args, program.inputs, strict=True)]
     return namespace["main"](*inputs, *(x for _, x in program.consts), host=host)
 
@@ -248,7 +248,7 @@ def _main(program: loop_ir.Program, kernels: dict[Kernel, str]) -> Iterator[str]
     shapes = {b.name: b.shape for b in _buffers(program)}
     yield '    with np.errstate(all="ignore"):'
     host = 0
-    for step in program.steps:
+    for step in loop_ir.single_steps(program):
         if isinstance(step, loop_ir.KernelCall):
             checks = (_check(program.checks[c]) for c in step.checks)
             actual = (_actual(b, shapes[b], p.shape) for b, p in _arguments(step))

@@ -8,6 +8,7 @@ right operand that is contiguous along k instead of along its columns is packed 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -36,6 +37,13 @@ def routine(step: ir.MatMul) -> tuple[Unit, tuple[int, ...]]:
     """The native function of a product of (lhs, rhs, out), and its numbers."""
     strides = step.lhs_strides, step.rhs_strides, step.out_strides
     return _routine(step.sizes, *strides, step.outer, step.dtype)
+
+
+def is_shared(step: ir.MatMul) -> bool:
+    """Whether threads share the product by itself."""
+    step = _by_rows(step)
+    work = step.outer[0] * math.prod(step.sizes)
+    return work >= 2 * PART or (work > PART and step.sizes[0] * step.outer[0] > 1)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -5,6 +5,7 @@
     fuse            which nodes share loops, which are stored                (nodes -> groups)
     assemble        kernels, products, host steps over buffers              (groups -> loop program)
     in_place        results in the memory of operands not needed any more   (loop program -> same)
+    schedule        which independent steps run together                     (loop program -> same)
     plan_memory     a place in one arena for every temporary                 (loop program -> same)
     compile_program LLVM text, optimized by LLVM                             (loop program -> code)
 
@@ -22,6 +23,7 @@ from functrans.compiler.fusion import fuse
 from functrans.compiler.in_place import in_place
 from functrans.compiler.lowering import to_nodes
 from functrans.compiler.memory import plan_memory
+from functrans.compiler.schedule import schedule
 from functrans.compiler.simplify import simplify
 from functrans.compiler.spectral_rules import RULES
 from functrans.config import switches
@@ -53,7 +55,7 @@ def lower_to_program(
     program = reachable(lowered, [*owners, *(node for _, node in copies)])
     groups = fuse(program)
     assembled = assemble(lowered, groups, owners, copies, name, fastmath=fastmath)
-    return plan_memory(in_place(assembled, donated))
+    return plan_memory(schedule(in_place(assembled, donated)))
 
 
 def compile_closed_jaxpr(closed: ClosedJaxpr, name: str = "main", **options: Any) -> Executable:

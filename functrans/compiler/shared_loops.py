@@ -358,6 +358,11 @@ class _Shared:
         f.write(slot, f.combined(op, f.read(slot, dtype), first, dtype), dtype)
 
 
+def cost(s: ir.Stmt) -> int:
+    """How many cheap statements one counts for."""
+    return _COSTLY if isinstance(s, ir.Let) and s.op not in _CHEAP else 1
+
+
 def _work(f: Any, body: tuple[ir.Stmt, ...]) -> str:
     """About how many statements an iteration runs, as an operand."""
     fixed = 0
@@ -367,8 +372,7 @@ def _work(f: Any, body: tuple[ir.Stmt, ...]) -> str:
             part = f.emit(f"mul i64 {_work(f, s.body)}, {f.extent(s.extent)}")
             total = f.emit(f"add i64 {total}, {part}") if total else part
         else:
-            is_costly = isinstance(s, ir.Let) and s.op not in _CHEAP
-            fixed += _COSTLY if is_costly else 1
+            fixed += cost(s)
     return f.emit(f"add i64 {total}, {fixed}") if total else str(max(fixed, 1))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,7 +43,10 @@ class Executable:
             if not isinstance(segment, ir.HostStep)
         ]
         self._tables = [steps.table_of(program, calls) for calls in self._calls]
-        if _work(program) > shared_loops.ENOUGH:
+        self._work = sum(map(steps.work_of, program.steps))
+        if self._work > shared_loops.ENOUGH or any(
+            isinstance(step, ir.Together) for step in program.steps
+        ):
             threads.prepare()
         # Constants are read at every call; one in another layout is copied at every call.
         self._consts = [_canonical(x, b) for b, x in program.consts]
@@ -78,7 +80,7 @@ class Executable:
             arena_bytes=program.arena_bytes,
             fail=functools.partial(_fail, program.checks),
             refresh=functools.partial(_refresh, self._refreshed) if self._refreshed else None,
-            release_gil=_work(program) > _GIL_WORK,
+            release_gil=self._work > _GIL_WORK,
         )
 
     @property
@@ -183,31 +185,6 @@ def _segments(program: ir.Program) -> list[Any]:
     last = len(out) - 1
     ends = len(out) == 1 or bool(program.copies)
     return [s for i, s in enumerate(out) if s or (i == last and ends)]
-
-
-def _work(program: ir.Program) -> int:
-    """About how many scalar statements a run executes."""
-    total = 0
-    for step in program.steps:
-        if isinstance(step, ir.KernelCall):
-            names = (name for name, _ in step.kernel.numbers)
-            total += _body_work(step.kernel.body, dict(zip(names, step.numbers, strict=True)))
-        elif isinstance(step, ir.MatMul):
-            total += step.outer[0] * math.prod(step.sizes) // 8
-        elif isinstance(step, ir.NativeStep):
-            total += step.work
-    return total
-
-
-def _body_work(body: tuple[ir.Stmt, ...], numbers: dict[str, Any]) -> int:
-    total = 0
-    for s in body:
-        if isinstance(s, ir.Loop):
-            extent = numbers[s.extent] if isinstance(s.extent, str) else s.extent
-            total += int(extent) * _body_work(s.body, numbers)
-        else:
-            total += 1
-    return total
 
 
 def _status_offset(program: ir.Program) -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from functrans.runtime import threads
 from functrans.runtime.codegen import Unit
 
 DONE, FAILED = 0, 1  # what a run returns
@@ -96,12 +97,66 @@ define i32 @{name}(ptr %buffers, ptr %numbers, ptr %status) nounwind {{
 }}"""
 
 
+# numbers: [count, then for each: function, its first buffer, words from the start to its numbers]
+_TOGETHER = f"""
+define internal void @{{name}}.piece(ptr %env, i64 %begin, i64 %end) nounwind {{{{
+entry:
+  %buffers = load ptr, ptr %env
+  %numbers.at = getelementptr ptr, ptr %env, i64 1
+  %numbers = load ptr, ptr %numbers.at
+  %status.at = getelementptr ptr, ptr %env, i64 2
+  %status = load ptr, ptr %status.at
+  br label %step
+step:
+  %i = phi i64 [ %begin, %entry ], [ %next, %step ]
+  %three = mul i64 %i, 3
+  %record = getelementptr i64, ptr %numbers, i64 %three
+  %function.at = getelementptr i64, ptr %record, i64 1
+  %function = load ptr, ptr %function.at
+  %first.at = getelementptr i64, ptr %record, i64 2
+  %first = load i64, ptr %first.at
+  %own.at = getelementptr i64, ptr %record, i64 3
+  %own = load i64, ptr %own.at
+  %own.buffers = getelementptr ptr, ptr %buffers, i64 %first
+  %own.numbers = getelementptr i64, ptr %numbers, i64 %own
+  %result = call i32 %function(ptr %own.buffers, ptr %own.numbers, ptr %status)
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %end
+  br i1 %more, label %step, label %done
+done:
+  ret void
+}}}}
+define i32 @{{name}}(ptr %buffers, ptr %numbers, ptr %status) nounwind {{{{
+entry:
+  %env = alloca [3 x ptr]
+  store ptr %buffers, ptr %env
+  %numbers.at = getelementptr ptr, ptr %env, i64 1
+  store ptr %numbers, ptr %numbers.at
+  %status.at = getelementptr ptr, ptr %env, i64 2
+  store ptr %status, ptr %status.at
+  %count = load i64, ptr %numbers
+  %share.at = getelementptr i64, ptr @ft.pool, i64 {threads.SHARE}
+  %share = load ptr, ptr %share.at
+  %ready = icmp ne ptr %share, null
+  br i1 %ready, label %shared, label %alone
+shared:
+  call void %share(ptr @{{name}}.piece, ptr %env, i64 %count, i64 1)
+  ret i32 0
+alone:
+  call void @{{name}}.piece(ptr %env, i64 0, i64 %count)
+  ret i32 0
+}}}}"""
+
+
 def _unit(text: str) -> Unit:
     return Unit(text, lambda name: [text.format(name=name)])
 
 
 RUN = _unit(RUN_STEPS)
 COPY = _unit(_COPY)
+TOGETHER = Unit(
+    _TOGETHER, lambda name: ["@ft.pool = external global i64", _TOGETHER.format(name=name)]
+)
 
 
 @dataclass(frozen=True)
@@ -124,6 +179,18 @@ def table(records: Sequence[Record]) -> np.ndarray:
         words += [r.function, size, len(r.buffers), to_numbers, to_codes, *r.buffers]
         words += [*map(_word, r.numbers), *r.codes]
     return np.array(words, np.int64)
+
+
+def numbers_of_together(records: Sequence[Record]) -> tuple[np.generic | int, ...]:
+    """What `TOGETHER` is given to run steps at the same time, on the buffers of all in order."""
+    heads: list[int] = [len(records)]
+    numbers: list[np.generic | int] = []
+    first = 0
+    for r in records:
+        heads += [r.function, first, 1 + 3 * len(records) + len(numbers)]
+        first += len(r.buffers)
+        numbers += r.numbers
+    return (*heads, *numbers)
 
 
 def _word(number: np.generic | int) -> int:
