@@ -58,6 +58,8 @@ def is_shareable(loop: ir.Loop) -> bool:
 
 def is_long_sum(loop: ir.Loop) -> bool:
     """Whether a loop is an innermost one that adds up many floats."""
+    if loop.kind == "serial":  # a running sum: every iteration reads it
+        return False
     is_long = isinstance(loop.extent, str) or loop.extent > BLOCK
     innermost = not any(isinstance(s, ir.Loop) for s in loop.body)
     return is_long and innermost and any(_is_float_sum(s) for s in loop.body)

@@ -82,6 +82,16 @@ def test_long_rows_are_summed_pairwise_too():
     np.testing.assert_allclose(ft.jit(lambda x: np.sum(x, axis=1))(x), exact, rtol=3e-7)
 
 
+@pytest.mark.parametrize("size", [1024, 1025, 70_001])
+@pytest.mark.parametrize("name", ["cumsum", "cumprod", "cummax", "cumlogsumexp"])
+def test_running_sums_are_not_cut_into_blocks(name, size):
+    x = np.random.default_rng(0).uniform(0.99, 1.01, (2, size))
+    running = getattr(ft.ops, name)
+    for reverse in (False, True):
+        got = ft.jit(lambda x, r=reverse: running(x * 1.0, axis=1, reverse=r))(x)
+        np.testing.assert_allclose(got, running(x, axis=1, reverse=reverse), rtol=1e-9)
+
+
 def test_calls_from_several_threads_do_not_wait_for_each_other():
     compiled = ft.jit(lambda x: (np.sum(np.tanh(x)), np.tanh(x)))
     xs = [RNG.normal(size=N) for _ in range(4)]
