@@ -30,12 +30,34 @@ LEVELS = 48  # of the tree: more than the logarithm of any number of blocks
 SPAN = 64 * BLOCK  # iterations of an innermost loop with sums of their own
 SPAN_OF_ROWS = 64  # the same where an iteration has loops inside
 SPANS = 16  # of a loop with sums in memory, each of which costs memory
+LEAST_ROWS = 4  # and has at least these iterations to make up for it
 # Statements from which sharing pays: about 20 us of work, against 1 us to share it.
 ENOUGH = 1 << 17
 PIECE = 1 << 15  # and the least of them that a piece is cut to
 PIECES = 16  # more are not needed for two threads, or eight, to end together
 _COSTLY = 8  # statements that a function call counts for
-_SLOT = "[16 x i8]"  # holds any scalar
+_SLOT_BYTES = 16  # hold any scalar
+_SLOT = f"[{_SLOT_BYTES} x i8]"
+# Stacks are small, 256 KiB in some threads: what grows with shapes comes from the heap.
+_TAKE = """declare ptr @malloc(i64)
+define internal ptr @ft.take(i64 %nbytes, i1 %wanted) alwaysinline {
+  br i1 %wanted, label %take, label %none
+take:
+  %memory = call ptr @malloc(i64 %nbytes)
+  ret ptr %memory
+none:
+  ret ptr null
+}"""
+_GIVE = """declare void @free(ptr)
+define internal void @ft.give(ptr %memory) alwaysinline {
+  %some = icmp ne ptr %memory, null
+  br i1 %some, label %give, label %none
+give:
+  call void @free(ptr %memory)
+  br label %none
+none:
+  ret void
+}"""
 _CHEAP = frozenset(
     """add sub mul div neg abs max min select convert copy and or xor not eq ne lt le gt ge sqrt
     floor ceil trunc round masked_mul real imag complex conj shift_left shift_right""".split()
@@ -58,6 +80,8 @@ def is_shareable(loop: ir.Loop) -> bool:
 
 def is_long_sum(loop: ir.Loop) -> bool:
     """Whether a loop is an innermost one that adds up many floats."""
+    if loop.kind == "serial":  # a running sum: every iteration reads it
+        return False
     is_long = isinstance(loop.extent, str) or loop.extent > BLOCK
     innermost = not any(isinstance(s, ir.Loop) for s in loop.body)
     return is_long and innermost and any(_is_float_sum(s) for s in loop.body)
@@ -236,13 +260,15 @@ class _Shared:
         extent = f.extent(self.loop.extent)
         each = _work(f, self.loop.body)
         enough = f.emit(f"icmp ugt i64 {f.emit(f'mul i64 {extent}, {each}')}, {ENOUGH}")
-        span, count, partials = self._cut(extent, enough)
+        sizes = {buffer: self._size(s.index[0]) for buffer, s in self.summed.items()}
+        span, count, enough, rows = self._cut(extent, enough, sizes)
+        partials, taken = self._partials(count, enough) if self.updated else ("null", "null")
         values = [v for _, v in self.arguments]
         spans = {}
-        for buffer, store in self.summed.items():
-            size = self._size(store.index[0])
-            spans[buffer] = self._memory(buffer, size, count, enough)
-            values += [spans[buffer], size]
+        for buffer, size in sizes.items():
+            place = f.emit(f"select i1 {enough}, ptr {rows[buffer]}, ptr %{buffer}")
+            spans[buffer] = place
+            values += [place, size]
         arguments = list(zip(self._types(), [*values, partials, span], strict=True))
         if self.has_spans:
             each = f.emit(f"mul i64 {each}, {span}")
@@ -250,23 +276,57 @@ class _Shared:
         for k, (name, op) in enumerate(self.updated.items()):
             self._add_up(name, op, partials, count, k)
         for buffer, store in self.summed.items():
-            self._add_up_memory(buffer, store, spans[buffer], count, enough)
+            self._add_up_memory(buffer, store, sizes[buffer], spans[buffer], count, enough)
+        for memory in (taken, *rows.values()):
+            self._give(memory)
 
-    def _cut(self, extent: str, enough: str) -> tuple[str, str, str]:
-        """The length of a span, how many there are, and memory for their partial results."""
+    def _cut(
+        self, extent: str, enough: str, sizes: dict[str, str]
+    ) -> tuple[str, str, str, dict[str, str]]:
+        """The length of a span; how many there are; whether it is worth it; memory for sums.
+
+        Without memory for all spans of sums in memory there is one, which has all iterations.
+        """
         f = self.f
         if not self.has_spans:
-            return "1", extent, "null"
-        if self.summed:
-            part = f.emit(f"udiv i64 {f.emit(f'add i64 {extent}, {SPANS - 1}')}, {SPANS}")
-            span = f.emit(f"select i1 {enough}, i64 {part}, i64 {extent}")
-        else:
+            return "1", extent, enough, {}
+        if not self.summed:
             is_innermost = not any(isinstance(s, ir.Loop) for s in self.loop.body)
             span = str(SPAN if is_innermost else SPAN_OF_ROWS)
-        beyond = f.emit(f"add nuw nsw i64 {extent}, {f.emit(f'sub i64 {span}, 1')}")
-        count = f.emit(f"udiv i64 {beyond}, {span}")
+            return span, _quotient(f, extent, span), enough, {}
+        part = _greatest(f, _quotient(f, extent, str(SPANS)), str(LEAST_ROWS))
+        count = _quotient(f, extent, part)
+        enough = f.emit(f"and i1 {enough}, {f.emit(f'icmp ugt i64 {count}, 1')}")
+        wanted = enough
+        rows = {}
+        for buffer, size in sizes.items():
+            itemsize = f.params[buffer].dtype.itemsize
+            nbytes = f.emit(f"mul i64 {f.emit(f'mul i64 {size}, {count}')}, {itemsize}")
+            rows[buffer] = self._take(nbytes, wanted)
+            enough = f.emit(f"and i1 {enough}, {f.emit(f'icmp ne ptr {rows[buffer]}, null')}")
+        span = f.emit(f"select i1 {enough}, i64 {part}, i64 {extent}")
+        return span, f.emit(f"select i1 {enough}, i64 {count}, i64 1"), enough, rows
+
+    def _partials(self, count: str, enough: str) -> tuple[str, str]:
+        """Memory for the partial results of spans; and that of it which is to be given back."""
+        f = self.f
         places = f.emit(f"mul nuw nsw i64 {count}, {len(self.updated)}")
-        return span, count, f.emit(f"alloca {_SLOT}, i64 {places}, align 16")
+        taken = self._take(f.emit(f"mul nuw nsw i64 {places}, {_SLOT_BYTES}"), enough)
+        none = f.emit(f"icmp eq ptr {taken}, null")
+        few = f.emit(f"select i1 {none}, i64 {places}, i64 0")
+        near = f.emit(f"alloca {_SLOT}, i64 {few}, align 16")
+        return f.emit(f"select i1 {none}, ptr {near}, ptr {taken}"), taken
+
+    def _take(self, nbytes: str, wanted: str) -> str:
+        """Memory from the heap; null where it is not wanted, or there is none."""
+        f = self.f
+        f.need(_TAKE)
+        return f.emit(f"call ptr @ft.take(i64 {nbytes}, i1 {wanted})")
+
+    def _give(self, memory: str) -> None:
+        if memory != "null":
+            self.f.need(_GIVE)
+            self.f.do(f"call void @ft.give(ptr {memory})")
 
     def _size(self, index: ir.Affine) -> str:
         """How many elements sums in memory have: one more than the last index."""
@@ -277,14 +337,6 @@ class _Shared:
             reach = f.emit(f"mul i64 {last}, {f.extent(coefficient)}")
             total = f.emit(f"add i64 {total}, {reach}")
         return total
-
-    def _memory(self, buffer: str, size: str, count: str, enough: str) -> str:
-        """Memory for the sums of all spans; of a single one, the buffer itself."""
-        f = self.f
-        wanted = f.emit(f"mul i64 {size}, {count}")
-        wanted = f.emit(f"select i1 {enough}, i64 {wanted}, i64 0")
-        own = f.emit(f"alloca {memory_type(f.params[buffer].dtype)}, i64 {wanted}, align 64")
-        return f.emit(f"select i1 {enough}, ptr {own}, ptr %{buffer}")
 
     def _choose(self, arguments: list[tuple[str, str]], enough: str, each: str, count: str) -> None:
         f = self.f
@@ -319,11 +371,11 @@ class _Shared:
         return f.emit(f"and i64 {f.emit(f'add i64 {size}, 63')}, -64")
 
     def _add_up_memory(
-        self, buffer: str, store: ir.StoreReduce, spans: str, count: str, enough: str
+        self, buffer: str, store: ir.StoreReduce, size: str, spans: str, count: str, enough: str
     ) -> None:
         """`buffer[i] = op(buffer[i], span[i])` for all spans in order, where there are several."""
         f, dtype = self.f, self.f.params[buffer].dtype
-        t, size = memory_type(dtype), self._size(store.index[0])
+        t = memory_type(dtype)
         several, done = f.fresh_label("several"), f.fresh_label("added")
         f.do(f"br i1 {enough}, label %{several}, label %{done}")
         f.start(several)
@@ -521,6 +573,12 @@ def _slot_at(f: Any, base: str, position: str) -> str:
 
 def _least(f: Any, a: str, b: str) -> str:
     return f.emit(f"call i64 @llvm.umin.i64(i64 {a}, i64 {b})")
+
+
+def _quotient(f: Any, a: str, b: str) -> str:
+    """`a / b`, rounded up."""
+    beyond = f.emit(f"add nuw nsw i64 {a}, {f.emit(f'sub i64 {b}, 1')}")
+    return f.emit(f"udiv i64 {beyond}, {b}")
 
 
 def _greatest(f: Any, a: str, b: str) -> str:

@@ -82,6 +82,36 @@ def test_long_rows_are_summed_pairwise_too():
     np.testing.assert_allclose(ft.jit(lambda x: np.sum(x, axis=1))(x), exact, rtol=3e-7)
 
 
+@pytest.mark.parametrize("size", [1024, 1025, 70_001])
+@pytest.mark.parametrize("name", ["cumsum", "cumprod", "cummax", "cumlogsumexp"])
+def test_running_sums_are_not_cut_into_blocks(name, size):
+    x = np.random.default_rng(0).uniform(0.99, 1.01, (2, size))
+    running = getattr(ft.ops, name)
+    for reverse in (False, True):
+        got = ft.jit(lambda x, r=reverse: running(x * 1.0, axis=1, reverse=r))(x)
+        np.testing.assert_allclose(got, running(x, axis=1, reverse=reverse), rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(2, 300_000), (5, 200_000), (70, 150_000), (3_000_000, 9)])
+def test_sums_of_long_rows_and_of_many_rows_do_not_fill_the_stack(shape):
+    x = np.arange(np.prod(shape), dtype=np.int32).reshape(shape) % 7
+    compiled = ft.jit(lambda x: (np.sum(x, axis=0), np.sum(np.max(x, axis=1))))
+    found = []
+
+    def work():
+        found.extend(compiled(x))
+
+    before = threading.stack_size(1 << 18)
+    try:
+        small = threading.Thread(target=work)
+        small.start()
+    finally:
+        threading.stack_size(before)
+    small.join()
+    np.testing.assert_array_equal(found[0], np.sum(x, axis=0))
+    np.testing.assert_array_equal(found[1], np.sum(np.max(x, axis=1)))
+
+
 def test_calls_from_several_threads_do_not_wait_for_each_other():
     compiled = ft.jit(lambda x: (np.sum(np.tanh(x)), np.tanh(x)))
     xs = [RNG.normal(size=N) for _ in range(4)]
