@@ -39,7 +39,8 @@ class Runner:
         # In front, so that the working tree is measured and not an installed copy.
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        for name in CACHES:
+        # Installed rivals have their bytecode: the working tree may keep its own as well.
+        for name in (*CACHES, "PYTHONDONTWRITEBYTECODE"):
             self.environment.pop(name, None)
 
     def python(self, library: str) -> str:

@@ -40,8 +40,7 @@ LONG_SUM = 256
 @functools.cache
 def vector_bits() -> int:
     """The width of this machine's vectors."""
-    features = symbols.llvm().get_host_cpu_features()
-    return 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
+    return 8 * symbols.vector_bytes()
 
 
 def sums_in_registers() -> int:

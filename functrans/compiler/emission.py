@@ -39,7 +39,8 @@ def kernel_unit(kernel: ir.Kernel) -> Unit:
         function = text.function()
         return [*text.parts, function, _wrapper(kernel, name)]
 
-    return Unit(kernel_key(kernel), parts)
+    has_loops = any(isinstance(s, ir.Loop) for s in ir.walk(kernel.body))
+    return Unit(kernel_key(kernel), parts, has_loops=has_loops)
 
 
 def kernel_key(kernel: ir.Kernel) -> str:

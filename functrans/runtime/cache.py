@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from functrans.runtime import symbols
+from functrans.runtime import llvm
 
 SWITCH = "FUNCTRANS_CACHE"
 _OFF = frozenset(("off", "0", "no", "false"))
@@ -73,15 +73,14 @@ class Entry:
 @functools.cache
 def fingerprint() -> str:
     """What compiled code depends on besides its text: this machine, these versions."""
-    llvm = symbols.llvm()
     parts = [
-        llvm.get_host_cpu_name(),
-        llvm.get_host_cpu_features().flatten(),
+        llvm.host_name(),
+        llvm.host_features(),
         platform.machine(),
         sys.platform,
         sys.implementation.cache_tag,
         np.__version__,
-        ".".join(map(str, llvm.llvm_version_info)),
+        llvm.version(),
         *_own_sources(),
     ]
     return _CHECKSUM("\n".join(map(str, parts)).encode()).hexdigest()
@@ -90,9 +89,12 @@ def fingerprint() -> str:
 def _own_sources() -> Iterator[str]:
     """The state of the files that decide what code a unit's key leads to."""
     package = Path(__file__).parents[1]
-    for file in sorted([*package.glob("compiler/*.py"), *package.glob("runtime/*.py")]):
-        found = file.stat()
-        yield f"{file.name} {found.st_size} {found.st_mtime_ns}"
+    for folder in ("compiler", "runtime"):
+        with os.scandir(package / folder) as found:
+            files = sorted((f for f in found if f.name.endswith(".py")), key=lambda f: f.name)
+        for file in files:
+            state = file.stat()
+            yield f"{file.name} {state.st_size} {state.st_mtime_ns}"
 
 
 # ---------------------------------------------------------------------------- the folder

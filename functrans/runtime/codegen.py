@@ -2,12 +2,12 @@
 
 A `Unit` is a function that compiled programs call: a kernel, a product, a piece of the runtime. Its
 name is made from what it computes, so equal units are one: within a program, between programs, and
-between processes, through `cache`. What a program lacks is compiled as one LLVM module, an object
-file is made of that, and a JIT linker of LLVM gives the object its place in memory. A process that
-finds everything on disk only links.
+between processes, through `cache`. What a program lacks is compiled as a few LLVM modules, one a
+thread, object files are made of them, and a JIT linker of LLVM gives those their places in memory.
+A process that finds everything on disk only links.
 
-Numba's own code generator would need Numba imported, 0.2 s, and runs two pipelines; llvmlite has
-all that straight-line code without reference counts wants.
+Numba's own code generator would need Numba imported, 0.2 s, and runs two pipelines; `llvm` has all
+that straight-line code without reference counts wants.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from functrans.runtime import cache, symbols
+from functrans.runtime import cache, llvm, symbols
 
-_CODE_MODEL = {"reloc": "pic", "codemodel": "small"}
 Parts = tuple[str, ...]
 _lock = threading.RLock()
 _serial = itertools.count()
 _addresses: dict[str, int] = {}  # of units, by name
-_libraries: list[Any] = []  # what the linker returned: it unlinks what nobody holds
+# Characters of LLVM text from which a module is worth a thread of its own: 20 ms, where starting
+# a pipeline of passes takes 2.
+_ENOUGH_TEXT = 8_000
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,25 @@ class Unit:
     """A native function. `parts(name)` gives the LLVM texts that define `@name` and what it uses.
 
     Parts are declarations and functions; equal ones of several units are one in a module. What
-    is not optimized compiles in a third of the time.
+    is not optimized compiles in a third of the time. A text that is written as LLVM's passes would
+    leave it needs no `passes`. Where there are no loops, vector versions of functions are left out.
     """
 
     key: str
     parts: Callable[[str], Iterable[str]]
     is_optimized: bool = True
+    passes: bool = True
+    has_loops: bool = True
 
     @functools.cached_property
     def name(self) -> str:
         """The symbol: made from the key, the same in every process."""
         return f"ft_{hashlib.sha256(self.key.encode()).hexdigest()[:32]}"
+
+    def text(self) -> Parts:
+        """The parts that a module needs for this unit."""
+        parts = tuple(self.parts(self.name))
+        return parts if self.has_loops else tuple(p for p in parts if not _is_vector(p))
 
 
 def addresses(units: Sequence[Unit]) -> list[int]:
@@ -59,13 +67,12 @@ def addresses(units: Sequence[Unit]) -> list[int]:
 
 
 def _bring_in(missing: dict[str, Unit]) -> None:
-    for found in cache.find(missing):
-        _link(found)
+    _link(cache.find(missing))
     rest = [u for u in missing.values() if u.name not in _addresses]
-    for group in _groups({u: tuple(u.parts(u.name)) for u in rest}):
-        made = _compiled(group)
-        cache.store(made)
-        _link(made)
+    made = _made(_groups({u: u.text() for u in rest}))
+    for entry in made:
+        cache.store(entry)
+    _link(made)
 
 
 def _groups(units: dict[Unit, Parts]) -> list[dict[Unit, Parts]]:
@@ -74,101 +81,148 @@ def _groups(units: dict[Unit, Parts]) -> list[dict[Unit, Parts]]:
     One that calls what only some programs make known (`use_symbol`) is alone: the others are to be
     linked without it.
     """
-    together: dict[bool, dict[Unit, Parts]] = {}
+    together: dict[tuple[bool, bool], dict[Unit, Parts]] = {}
     alone = []
     for unit, parts in units.items():
         if any(_CALLS_PROVIDED.search(part) for part in parts):
             alone.append({unit: parts})
         else:
-            together.setdefault(unit.is_optimized, {})[unit] = parts
-    return [*together.values(), *alone]
+            together.setdefault((unit.is_optimized, unit.passes), {})[unit] = parts
+    return [shared for group in together.values() for shared in _shares(group)] + alone
 
 
 _CALLS_PROVIDED = re.compile(r"^\s*declare .*@ft[_.]", re.MULTILINE)
 
+
+def _shares(units: dict[Unit, Parts]) -> list[dict[Unit, Parts]]:
+    """Cut a group for the threads that compile it; units that share functions stay together."""
+    total = sum(len(p) for p in {p for parts in units.values() for p in parts})
+    count = min(llvm.threads(), len(units), total // _ENOUGH_TEXT)
+    if count < 2:
+        return [units]
+    shares: list[dict[Unit, Parts]] = [{} for _ in range(count)]
+    texts: list[dict[str, int]] = [{} for _ in range(count)]
+    by_size = sorted(units.items(), key=lambda item: -sum(map(len, item[1])))
+    for unit, parts in by_size:
+        sizes = [sum((text | {p: len(p) for p in parts}).values()) for text in texts]
+        least = sizes.index(min(sizes))
+        shares[least][unit] = parts
+        texts[least] |= {p: len(p) for p in parts}
+    return shares
+
+
 # ---------------------------------------------------------------------------- compiling
+
+
+def _made(groups: list[dict[Unit, Parts]]) -> list[cache.Entry]:
+    """The object files of groups, compiled by as many threads as the process has processors."""
+    waiting, made, failures = list(reversed(groups)), [], []
+
+    def work() -> None:
+        while waiting:
+            try:
+                made.append(_compiled(waiting.pop()))
+            except IndexError:  # another thread took the last
+                return
+            except BaseException as error:
+                failures.append(error)
+                return
+
+    others = min(len(groups), llvm.threads()) - 1
+    helpers = [threading.Thread(target=work, daemon=True) for _ in range(others)]
+    for helper in helpers:
+        helper.start()
+    work()
+    for helper in helpers:
+        helper.join()
+    if failures:
+        raise failures[0]
+    return made
 
 
 def module_text(units: Iterable[Unit]) -> str:
     """The LLVM module that defines some units."""
-    return _joined([u.parts(u.name) for u in units])
+    return _joined([u.text() for u in units])
 
 
 def _joined(parts_of_units: Iterable[Iterable[str]]) -> str:
     parts = dict.fromkeys(part for parts in parts_of_units for part in parts)
-    return "\n\n".join([*parts, *_kept(parts)])
+    vectors = {_defined(p) for p in parts if _is_vector(p)}
+    return "\n\n".join([*(_without_others(p, vectors) for p in parts), *_kept(vectors)])
 
 
-def _kept(parts: Iterable[str]) -> list[str]:
-    """Vector versions of functions: LLVM would drop them before the vectorizer wants them."""
-    vectors = [p for p in parts if p.startswith("define internal <")]
-    names = ", ".join(f"ptr @{p.split('@')[1].split('(')[0]}" for p in vectors)
-    used = f"@llvm.compiler.used = appending global [{len(vectors)} x ptr] [{names}]"
-    return [f'{used}, section "llvm.metadata"'] if vectors else []
+def _is_vector(part: str) -> bool:
+    """Whether this is a vector version of a function."""
+    return part.startswith("define internal <")
 
 
-def optimized(text: str) -> Any:
+def _defined(part: str) -> str:
+    return part.split("@", 1)[1].split("(", 1)[0]
+
+
+_VARIANTS = re.compile(r' "vector-function-abi-variant"="[^"]*"')
+
+
+def _without_others(part: str, vectors: set[str]) -> str:
+    """A function without mention of vector versions that the module does not have."""
+    found = _VARIANTS.search(part)
+    if found is None or any(f"({name})" in found.group() for name in vectors):
+        return part
+    return part.replace(found.group(), "")
+
+
+def _kept(vectors: Iterable[str]) -> list[str]:
+    """LLVM would drop vector versions of functions before the vectorizer wants them."""
+    names = [f"ptr @{name}" for name in vectors]
+    used = f"@llvm.compiler.used = appending global [{len(names)} x ptr] [{', '.join(names)}]"
+    return [f'{used}, section "llvm.metadata"'] if names else []
+
+
+_LEVEL = 3
+
+
+def optimized(text: str) -> str:
     """The module of a text after LLVM's passes."""
-    llvm, machine = symbols.llvm(), _machine()
-    module = llvm.parse_assembly(text)
-    tuning = llvm.create_pipeline_tuning_options(speed_level=3)
-    tuning.loop_vectorization = True
-    # Unrolling doubles compile time, and a loop unrolled whole is no longer vectorized.
-    # Emission writes out the short loops that gain from it.
-    tuning.loop_unrolling = False
-    builder = llvm.create_pass_builder(machine, tuning)
-    builder.getModulePassManager().run(module, builder)
-    return module
+    with llvm.machine(_LEVEL) as machine, llvm.module(text) as module:
+        llvm.optimize(module, machine, _LEVEL)
+        return llvm.printed(module)
 
 
 def assembly(text: str) -> str:
     """The machine code of a module, as text."""
-    return _machine().emit_assembly(optimized(text))
+    with llvm.machine(_LEVEL) as machine, llvm.module(text) as module:
+        llvm.optimize(module, machine, _LEVEL)
+        return llvm.emitted(module, machine, as_object=False).decode()
 
 
 def _compiled(units: dict[Unit, Parts]) -> cache.Entry:
-    text, is_optimized = _joined(units.values()), next(iter(units)).is_optimized
-    module = optimized(text) if is_optimized else symbols.llvm().parse_assembly(text)
-    wanted = [
-        value.name
-        for value in itertools.chain(module.functions, module.global_variables)
-        if value.is_declaration and not value.name.startswith("llvm.")
-    ]
-    level = 3 if is_optimized else 0
-    names = tuple(u.name for u in units)
-    return cache.Entry(names, tuple(wanted), _machine(level).emit_object(module))
-
-
-@functools.cache
-def _machine(level: int = 3) -> Any:
-    llvm = symbols.llvm()
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    features = llvm.get_host_cpu_features().flatten()
-    return target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=level, jit=True, **_CODE_MODEL
-    )
+    first, text = next(iter(units)), _joined(units.values())
+    level = _LEVEL if first.is_optimized else 0
+    with llvm.machine(level) as machine, llvm.module(text) as module:
+        if first.is_optimized and first.passes:
+            llvm.optimize(module, machine, level)
+        wanted = tuple(llvm.declared(module))
+        code = llvm.emitted(module, machine, as_object=True)
+    return cache.Entry(tuple(u.name for u in units), wanted, code)
 
 
 # ---------------------------------------------------------------------------- linking
 
 
-@functools.cache
-def _linker() -> Any:
-    return symbols.llvm().create_lljit_compiler(_machine(), use_jit_link=True)
-
-
-def _link(entry: cache.Entry) -> None:
-    # The process itself has what LLVM calls of its own accord: memset and its like.
-    builder = symbols.llvm().JITLibraryBuilder().add_object_img(entry.code).add_current_process()
-    for name in entry.wanted:
-        builder.import_symbol(name, address_of(name))
-    for name in entry.units:
-        builder.export_symbol(name)
-    library = builder.link(_linker(), f"functrans_{next(_serial)}")
-    _libraries.append(library)
-    _addresses.update((name, library[name]) for name in entry.units)
+def _link(entries: list[cache.Entry]) -> None:
+    """Link object files, as one library where no function is in two of them."""
+    names = [name for entry in entries for name in entry.units]
+    together = [entries] if len(set(names)) == len(names) else [[entry] for entry in entries]
+    for group in filter(None, together):
+        wanted = {name for entry in group for name in entry.wanted}
+        _addresses.update(
+            llvm.link(
+                f"functrans_{next(_serial)}",
+                [entry.code for entry in group],
+                {name: address_of(name) for name in wanted},
+                [name for entry in group for name in entry.units],
+            )
+        )
 
 
 def provide(name: str, text: str) -> None:

@@ -46,7 +46,7 @@ from functrans.runtime.record import (
 RESULTS = {"single": SINGLE, "tuple": TUPLE, "list": LIST}
 KINDS = ("any", "strong", "weak")
 # Optimized it would take 60 ms instead of 22 to compile, and a call 43 ns instead of 48.
-_ENTRY = Unit(TEXT, lambda name: [TEXT.replace("@ft_entry_call(", f"@{name}(")], is_optimized=False)
+ENTRY = Unit(TEXT, lambda name: [TEXT.replace("@ft_entry_call(", f"@{name}(")], is_optimized=False)
 
 
 class Program(NamedTuple):
@@ -94,7 +94,7 @@ def bind(program: Program, *, kinds: Sequence[str], results: str) -> Callable[..
     record = plain.view(Record)
     record.keep = (program, pool)
     weakref.finalize(record, _free_blocks, plain).atexit = False
-    return objects.builtin_function(codegen.addresses([_ENTRY])[0], program.name, record)
+    return objects.builtin_function(codegen.addresses([ENTRY])[0], program.name, record)
 
 
 class _Pool:

@@ -42,17 +42,27 @@ class Executable:
             for i, segment in enumerate(self._segments)
             if not isinstance(segment, ir.HostStep)
         ]
-        self._tables = [steps.table_of(program, calls) for calls in self._calls]
+        self.is_native = len(self._segments) == len(self._calls) and not program.donations
         self._work = sum(map(steps.work_of, program.steps))
-        if self._work > shared_loops.ENOUGH or any(
+        is_shared = self._work > shared_loops.ENOUGH or any(
             isinstance(step, ir.Together) for step in program.steps
-        ):
+        )
+        # At once, so that they are compiled side by side, and linked together.
+        codegen.addresses(
+            [
+                *steps.units_of([c for calls in self._calls for c in calls]),
+                machine.RUN,
+                *([entry.ENTRY] if self.is_native else []),
+                *(threads.units() if is_shared else []),
+            ]
+        )
+        self._tables = [steps.table_of(program, calls) for calls in self._calls]
+        if is_shared:
             threads.prepare()
         # Constants are read at every call; one in another layout is copied at every call.
         self._consts = [_canonical(x, b) for b, x in program.consts]
         pairs = zip(self._consts, (x for _, x in program.consts), strict=True)
         self._refreshed = [(a, x) for a, x in pairs if not np.may_share_memory(a, x)]
-        self.is_native = len(self._segments) == len(self._tables) and not program.donations
         if self.is_native:
             self._native = self.entry(["any"] * len(program.inputs), results="list")
             self.call = self._call_native
@@ -86,7 +96,7 @@ class Executable:
     @property
     def llvm(self) -> str:
         """The optimized LLVM module."""
-        return str(codegen.optimized(self._text))
+        return codegen.optimized(self._text)
 
     @property
     def asm(self) -> str:

@@ -10,15 +10,7 @@ import functools
 import sys
 from typing import Any
 
-from functrans.runtime import python_objects
-
-
-@functools.cache
-def llvm() -> Any:
-    """The module `llvmlite.binding`; importing it takes 40 ms, which only compiled programs pay."""
-    import llvmlite.binding  # noqa: PLC0415
-
-    return llvmlite.binding
+from functrans.runtime import llvm, python_objects
 
 
 @functools.cache
@@ -47,20 +39,14 @@ def _math_library() -> ctypes.CDLL:
 _VECTOR_BYTES = {"avx512f": 64, "avx2": 32}
 
 
-@functools.cache
-def _features() -> dict[str, bool]:
-    """The instruction sets of this machine."""
-    return llvm().get_host_cpu_features()
-
-
 def vector_bytes() -> int:
     """The width of vector registers."""
-    return max((n for name, n in _VECTOR_BYTES.items() if _features().get(name)), default=16)
+    return max((n for name, n in _VECTOR_BYTES.items() if llvm.has_feature(name)), default=16)
 
 
 def has_scale_instruction() -> bool:
     """Whether vectors can be multiplied by powers of two in one instruction."""
-    return bool(_features().get("avx512f"))
+    return llvm.has_feature("avx512f")
 
 
 def address(function: Any) -> int:

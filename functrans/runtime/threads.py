@@ -229,7 +229,8 @@ declare i64 @llvm.umin.i64(i64, i64)
 {"declare void @llvm.x86.sse2.pause()" if _PAUSE else ""}"""
 
 _TEXT = "\n".join((_DECLARED, _PIECES, _WORKER, _START, _SHARE))
-_UNIT = Unit(_TEXT, lambda name: [_TEXT.format(name=name)])
+# Without passes: they would take 20 ms, and the text has little for them to do.
+_UNIT = Unit(_TEXT, lambda name: [_TEXT.format(name=name)], passes=False)
 
 
 # ---------------------------------------------------------------------------- the block
@@ -254,6 +255,11 @@ def _reset() -> None:
     library.pthread_mutex_init(ctypes.c_void_p(base + 8 * _MUTEX), None)
     library.pthread_cond_init(ctypes.c_void_p(base + 8 * _WAKE), None)
     _pool[LIMIT], _pool[SHARE] = kept
+
+
+def units() -> list[Unit]:
+    """What `prepare` brings into the process."""
+    return [_UNIT] if HAS_THREADS else []
 
 
 @functools.cache
