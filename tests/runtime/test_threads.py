@@ -29,7 +29,43 @@ def layer_norm(x, scale):
     )
 
 
+def convolved(w, strides=(1, 1)):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lambda x: ft.lax.conv_general_dilated(x, w, strides, "SAME", dimension_numbers=numbers)
+
+
+def weight_gradient(images, w):
+    return ft.grad(lambda w: np.sum(convolved(w)(images) ** 2))
+
+
+def weights(*shape):
+    return np.random.default_rng(1).normal(size=shape)
+
+
+CONVOLUTIONS = {
+    "images": (convolved(weights(3, 3, 8, 16)), RNG.normal(size=(20, 14, 30, 8))),
+    "rows_of_few_images": (convolved(weights(3, 3, 16, 16)), RNG.normal(size=(3, 31, 30, 16))),
+    "several_images_in_a_tile": (convolved(weights(3, 3, 32, 32)), RNG.normal(size=(37, 5, 5, 32))),
+    "few_out_features": (convolved(weights(3, 3, 32, 2)), RNG.normal(size=(33, 20, 20, 32))),
+    "image_gradient": (
+        ft.grad(lambda x: np.sum(convolved(weights(3, 3, 8, 16), (2, 2))(x) ** 2)),
+        RNG.normal(size=(17, 20, 20, 8)),
+    ),
+    "weight_gradient": (
+        weight_gradient(RNG.normal(size=(29, 20, 20, 8)), weights(3, 3, 8, 16)),
+        weights(3, 3, 8, 16),
+    ),
+    "weight_gradient_of_small_images": (
+        weight_gradient(RNG.normal(size=(103, 5, 5, 16)), weights(3, 3, 16, 16)),
+        weights(3, 3, 16, 16),
+    ),
+    "weight_gradient_of_few_out_features": (
+        weight_gradient(RNG.normal(size=(40, 16, 16, 32)), weights(3, 3, 32, 2)),
+        weights(3, 3, 32, 2),
+    ),
+}  # fmt: skip
 PROGRAMS = {
+    **CONVOLUTIONS,
     "elementwise": (lambda x: np.tanh(x) * np.exp(-x * x), RNG.normal(size=N)),
     "sums": (lambda x: (np.sum(x), np.max(x), np.sum(x * x), np.min(x)), RNG.normal(size=N)),
     "float32_sum": (np.sum, RNG.normal(size=N).astype(np.float32)),
