@@ -171,12 +171,19 @@ def _called(
     if text_size(tiles_of(plan.axes[-1], convolution_text.sums_in_registers())) > TEXT_LIMIT:
         lhs, params = _padded(b, lhs, params)
         plan = _plan(lhs, rhs, shape, lanes, params)
+    results = [(shape, lhs.dtype)]
+    if plan.by_input:
+        chunks = convolution_text.chunks_of(plan) - 1
+        results.append(((chunks * convolution_text.result_size(plan),), lhs.dtype))
     return b.native(
         f"convolution {'x'.join(map(str, sizes.window))}",
         lambda: convolution_text.provide(plan),
-        lambda x, w: [conv_general_dilated.impl(x, w, **params)],
+        lambda x, w: [
+            conv_general_dilated.impl(x, w, **params),
+            *(np.zeros(*scratch) for scratch in results[1:]),
+        ],
         [lhs, rhs],
-        [(shape, lhs.dtype)],
+        results,
         work=2 * products,
     )[0]
 

@@ -5,6 +5,9 @@ features of rhs are loaded once, and multiplied with one number of lhs after ano
 loop is that over the batch; for gradients of weights it is that over the in features, which are
 images there, some at a time: sums of theirs add up in memory. Where there are few out features,
 vectors run over the in features, and are added up at the end.
+
+Threads share the images, or, of few images, rows of the result. Gradients of weights are cut into
+chunks of images, each of which adds up in a result of its own; these are added up in order.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from functrans.compiler.convolution_tiles import (
 )
 from functrans.compiler.loop_text import Index, LoopText
 from functrans.compiler.scalar_types import llvm_type
-from functrans.runtime import codegen, symbols
+from functrans.runtime import codegen, symbols, threads
 
 # Sums that stay in registers, by the width of vectors: one register each is left for a number of
 # lhs and, for up to four vectors, those of rhs.
@@ -35,6 +38,12 @@ _VECTORS = 4
 INLINE_TAPS = 4  # runs of more taps are a loop
 # Products added up before a sum goes to memory, where the images are: best of 64..1024.
 LONG_SUM = 256
+# Products that a piece has at least, about 10 us of work; and how many pieces there are at most.
+PIECE = 1 << 18
+PIECES = 16
+# Chunks of a gradient of weights. Each costs memory, of which more than two may take so much.
+CHUNKS = 8
+CHUNK_BYTES = 4 << 20
 
 
 @functools.cache
@@ -54,6 +63,41 @@ def provide(plan: Plan) -> str:
     routine = _Dots(plan) if plan.lanes == "inputs" else _Routine(plan)
     codegen.provide(plan.name, routine.text())
     return f"ft_{plan.name}"
+
+
+# ---------------------------------------------------------------------------- pieces
+
+
+def result_size(plan: Plan) -> int:
+    """How many elements the result has."""
+    return plan.groups * plan.batch * plan.outputs * math.prod(a.places for a in plan.axes)
+
+
+def pieces_of(plan: Plan) -> int:
+    """How many pieces the work makes."""
+    taps = math.prod(axis.window for axis in plan.axes)
+    return max(1, min(PIECES, result_size(plan) * taps * plan.inputs // PIECE))
+
+
+def group_of(batch: int, pieces: int, least: int) -> int:
+    """How many images a task has, so that there are about so many tasks, with none left over."""
+    pieces = max(1, min(pieces, batch // least))
+    even = (n for n in range(pieces, pieces // 2, -1) if batch % n == 0)
+    return -(-batch // next(even, pieces)) if batch else 1
+
+
+def images_at_once(plan: Plan) -> list[tuple[int, int, int]]:
+    """(first, count, images) of a gradient's images: `count` times some whose sums are one."""
+    taps = math.prod(axis.window for axis in plan.axes)
+    return blocks_of(plan.inputs, -(-LONG_SUM // taps))
+
+
+def chunks_of(plan: Plan) -> int:
+    """In how many results of their own a gradient's images are added up."""
+    room = CHUNK_BYTES // (result_size(plan) * plan.dtype.itemsize)
+    count = images_at_once(plan)[0][1]
+    wanted = min(CHUNKS, pieces_of(plan), max(2, room), count)
+    return -(-count // -(-count // wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,29 +122,109 @@ class _Routine:
         self.t = llvm_type(plan.dtype)
         self.most = vector_bits() // (8 * plan.dtype.itemsize)
         self.images = 1  # whose products are added up before a sum goes to memory, `by_input`
+        self.group = 0  # images of a task, where a tile may have several
+        self.rows: tuple[Index, Index] | None = None  # of a task, along the first axis
         self.declared: set[str] = set()
 
     def text(self) -> str:
+        """The function, and the one that does a piece of the work."""
+        if self.plan.by_input:
+            tasks, size = self._chunks()
+        elif self._most_images() > 1:
+            tasks, size = self._groups_of_images()
+        else:
+            tasks, size = self._images()
+        piece = self.f.piece(self.plan.name)
+        self.f = LoopText()
+        self.f.do(
+            f"call void @ft_shared(ptr @piece_{self.plan.name}, ptr %buffers, i64 {tasks}, "
+            f"i64 {size})"
+        )
+        self._finish(tasks)
+        self.declared.add("declare i64 @llvm.umin.i64(i64, i64)")
+        whole = self.f.function(self.plan.name)
+        return "\n".join([threads.POOL, threads.SHARED, *sorted(self.declared), piece, whole])
+
+    # ------------------------------------------------------------------ what threads share
+
+    def _images(self) -> tuple[int, int]:
+        """A task for each image, or for some rows of one: how many, and how many are a piece."""
         f, plan = self.f, self.plan
         lhs, rhs, out = (f.buffer(i) for i in range(3))
+        wanted = pieces_of(plan)
+        rows = plan.axes[0].places if len(plan.axes) > 1 else 1
+        size = max(1, rows * plan.batch // wanted) if plan.batch < wanted else rows
+        parts = -(-rows // size)
+        with f.loop("%end", "%begin") as task:
+            n = task if parts == 1 else f.emit(f"udiv i64 {task}, {parts}")
+            if parts > 1:
+                low = f.total((f.emit(f"urem i64 {task}, {parts}"), size))
+                self.rows = low, f.least(f.total((low, 1), plus=size), rows)
+            l_image, o_image = (
+                self._at(x, (n, at[1])) for x, at in ((lhs, plan.lhs_at), (out, plan.out_at))
+            )
+            self._features(l_image, rhs, o_image, 1)
+        tasks = plan.batch * parts
+        return tasks, -(-tasks // wanted)
+
+    def _groups_of_images(self) -> tuple[int, int]:
+        """A task for some images; what is left over, `_finish` does."""
+        f, plan = self.f, self.plan
+        lhs, rhs, out = (f.buffer(i) for i in range(3))
+        self.group = group_of(plan.batch, pieces_of(plan), self._most_images())
+        with f.loop("%end", "%begin") as task:
+            l_image = self._at(lhs, (task, self.group * plan.lhs_at[1]))
+            o_image = self._at(out, (task, self.group * plan.out_at[1]))
+            self._features(l_image, rhs, o_image, self.group)
+        return plan.batch // self.group, 1
+
+    def _chunks(self) -> tuple[int, int]:
+        """A task for each chunk of a gradient's images."""
+        f, plan = self.f, self.plan
+        lhs, rhs, out, others = (f.buffer(i) for i in range(4))
+        _, count, images = images_at_once(plan)[0]
+        each = -(-count // chunks_of(plan))
+        with f.loop("%end", "%begin") as chunk:
+            before = f.emit(f"sub i64 {chunk}, 1")
+            own = self._at(others, (before, result_size(plan)))
+            is_first = f.emit(f"icmp eq i64 {chunk}, 0")
+            target = f.emit(f"select i1 {is_first}, ptr {out}, ptr {own}")
+            self._clear(target)
+            low = f.total((chunk, each))
+            with f.loop(f.least(f.total((low, 1), plus=each), count), low) as i:
+                self._some_images(lhs, rhs, target, f.total((i, images)), images)
+        return chunks_of(plan), 1
+
+    def _some_images(self, lhs: str, rhs: str, out: str, first: Index, count: int) -> None:
+        plan, self.images = self.plan, count
+        l_image = self._at(lhs, (first, plan.lhs_at[2]))
+        self._features(l_image, self._at(rhs, (first, plan.rhs_at[2])), out, plan.batch)
+
+    def _finish(self, tasks: int) -> None:
+        """What is to be done when all tasks are."""
+        f, plan = self.f, self.plan
         if plan.by_input:
-            self._clear(out)
-            taps = math.prod(axis.window for axis in plan.axes)
-            for first, count, images in blocks_of(plan.inputs, -(-LONG_SUM // taps)):
-                with f.loop(count) as i:
-                    c = f.total((i, images), plus=first)
-                    l_image = self._at(lhs, (c, plan.lhs_at[2]))
-                    self.images = images
-                    self._features(l_image, self._at(rhs, (c, plan.rhs_at[2])), out, plan.batch)
-        elif max(map(self._batch_capacity, self.lanes())) > 1:
-            self._features(lhs, rhs, out, plan.batch)
-        else:
-            with f.loop(plan.batch) as n:
-                l_image, o_image = (
-                    self._at(x, (n, at[1])) for x, at in ((lhs, plan.lhs_at), (out, plan.out_at))
-                )
-                self._features(l_image, rhs, o_image, 1)
-        return "\n".join([*sorted(self.declared), f.function(plan.name)])
+            lhs, rhs, out, others = (f.buffer(i) for i in range(4))
+            self._add_chunks(out, others, tasks)
+            for first, _, images in images_at_once(plan)[1:]:
+                self._some_images(lhs, rhs, out, first, images)
+        elif self.group and plan.batch % self.group:
+            lhs, rhs, out = (f.buffer(i) for i in range(3))
+            done = tasks * self.group
+            l_image, o_image = (
+                self._at(x, (done, at[1])) for x, at in ((lhs, plan.lhs_at), (out, plan.out_at))
+            )
+            self._features(l_image, rhs, o_image, plan.batch - done)
+
+    def _add_chunks(self, out: str, others: str, count: int) -> None:
+        f, size = self.f, result_size(self.plan)
+        add = "fadd" if self.plan.dtype.kind == "f" else "add"
+        if count > 1:
+            with f.loop(count - 1) as chunk, f.loop(size) as i:
+                x = f.emit(f"load {self.t}, ptr {self._at(others, (chunk, size), (i, 1))}")
+                place = self._at(out, (i, 1))
+                y = f.emit(f"load {self.t}, ptr {place}")
+                f.do(f"store {self.t} {f.emit(f'{add} {self.t} {y}, {x}')}, ptr {place}")
 
     # ------------------------------------------------------------------ loops around the tiles
 
@@ -113,6 +237,9 @@ class _Routine:
 
     def _batch_capacity(self, lanes: Lanes) -> int:
         return max(1, self._capacity(lanes) // self.plan.axes[-1].places)
+
+    def _most_images(self) -> int:
+        return max(map(self._batch_capacity, self.lanes()))
 
     def _features(self, lhs: str, rhs: str, out: str, batch: int) -> None:
         f, plan = self.f, self.plan
@@ -130,7 +257,10 @@ class _Routine:
         f, plan = self.f, self.plan
         tiles = tiles_of(plan.axes[-1], self._capacity(lanes))
         with ExitStack() as loops:
-            places = tuple(loops.enter_context(f.loop(a.places)) for a in plan.axes[:-1])
+            spans = [(0, a.places) for a in plan.axes[:-1]]
+            if self.rows:
+                spans[0] = self.rows
+            places = tuple(loops.enter_context(f.loop(end, begin)) for begin, end in spans)
             out = self._at(out, *zip(places, plan.out_at[2:], strict=False))
             for first, count, size in blocks_of(batch, self._batch_capacity(lanes)):
                 for tile in tiles:
@@ -309,12 +439,8 @@ class _Routine:
         f.do(f"store {t} {after}, ptr {place}")
 
     def _clear(self, out: str) -> None:
-        plan = self.plan
-        points = plan.groups * plan.batch * plan.outputs
-        for axis in plan.axes:
-            points *= axis.places
         self.declared.add("declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
-        size = points * plan.dtype.itemsize
+        size = result_size(self.plan) * self.plan.dtype.itemsize
         self.f.do(f"call void @llvm.memset.p0.i64(ptr {out}, i8 0, i64 {size}, i1 false)")
 
 
@@ -366,4 +492,4 @@ class _Dots(_Routine):
         self.f.do(f"store {t} {total}, ptr {place}")
 
 
-__all__ = ["provide", "sums_in_registers", "vector_bits"]
+__all__ = ["chunks_of", "provide", "result_size", "sums_in_registers", "vector_bits"]

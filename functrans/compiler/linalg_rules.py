@@ -109,7 +109,7 @@ def call_lapack(
         (k + to, source, operands[source].size * operands[source].dtype.itemsize)
         for to, source in in_place
     )
-    call = Call(routine, dtype, batch, tuple(arguments), copies, failure is not None, guard)
+    call = Call(routine, dtype, batch, tuple(arguments), copies, failure is not None, guard, work)
     failures = [failure, _NOT_FINITE] if guard is not None else [failure]
     return b.native(
         lapack.routine_name(routine, dtype.char.lower(), dtype.kind == "c"),

@@ -13,7 +13,7 @@ Index = int | str
 
 
 class LoopText:
-    """The lines of a function `i32 f(ptr buffers, ptr numbers, ptr status)`."""
+    """The lines of a function that is given a table of buffers."""
 
     def __init__(self) -> None:
         self._locals: list[str] = []
@@ -50,9 +50,9 @@ class LoopText:
         self._label = label
 
     @contextmanager
-    def loop(self, extent: int) -> Iterator[Index]:
-        """`for i in range(extent)`; a loop of one iteration is none."""
-        if extent == 1:
+    def loop(self, end: Index, begin: Index = 0) -> Iterator[Index]:
+        """`for i in range(begin, end)`, which has iterations; a loop of one is none."""
+        if (begin, end) == (0, 1):
             yield 0
             return
         i, before = self._fresh(), self._label
@@ -61,9 +61,9 @@ class LoopText:
         at = len(self._lines)
         yield f"%i{i}"
         following = self.emit(f"add nuw nsw i64 %i{i}, 1")
-        phi = f"  %i{i} = phi i64 [ 0, %{before} ], [ {following}, %{self._label} ]"
+        phi = f"  %i{i} = phi i64 [ {begin}, %{before} ], [ {following}, %{self._label} ]"
         self._lines.insert(at, phi)
-        more = self.emit(f"icmp ult i64 {following}, {extent}")
+        more = self.emit(f"icmp ult i64 {following}, {end}")
         self.do(f"br i1 {more}, label %loop{i}, label %done{i}")
         self._start(f"done{i}")
 
@@ -94,12 +94,25 @@ class LoopText:
         """The pointer `offset` elements of type `t` behind `base`."""
         return base if offset == 0 else self.emit(f"getelementptr {t}, ptr {base}, i64 {offset}")
 
+    def least(self, a: Index, b: Index) -> Index:
+        """The smaller one."""
+        if isinstance(a, int) and isinstance(b, int):
+            return min(a, b)
+        return self.emit(f"call i64 @llvm.umin.i64(i64 {a}, i64 {b})")
+
     def function(self, name: str) -> str:
-        """The whole text."""
+        """The whole text, as `i32 f(ptr buffers, ptr numbers, ptr status)`."""
         head = f"define i32 @ft_entry_{name}(ptr %buffers, ptr %numbers, ptr %status)"
-        attributes = 'nounwind "prefer-vector-width"="512"'
-        body = [*self._locals, *self._lines]
-        return "\n".join([f"{head} {attributes} {{", "entry:", *body, "  ret i32 0", "}"])
+        return self._text(f"{head} nounwind", "ret i32 0")
+
+    def piece(self, name: str) -> str:
+        """The whole text, as `void f(ptr buffers, i64 begin, i64 end)`, which threads share."""
+        head = f"define internal void @piece_{name}(ptr %buffers, i64 %begin, i64 %end)"
+        return self._text(f"{head} noinline nounwind", "ret void")
+
+    def _text(self, head: str, end: str) -> str:
+        head = f'{head} "prefer-vector-width"="512" {{'
+        return "\n".join([head, "entry:", *self._locals, *self._lines, f"  {end}", "}"])
 
 
 __all__ = ["Index", "LoopText"]

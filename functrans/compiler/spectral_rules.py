@@ -26,13 +26,13 @@ from functrans.compiler.lowering import NodeBuilder
 from functrans.compiler.lowering_rules import RULES, rule
 from functrans.compiler.nodes import Node
 from functrans.runtime import lapack
-from functrans.runtime.lapack import INFO, Argument, Integer, Letter, Matrices
+from functrans.runtime.lapack import INFO, Argument, Integer, Letter, Matrices, Scratch
 
 _QUERY = Integer(-1)
 Results = list[tuple[Shape, np.dtype]]
 
 
-Scratch = Sequence[tuple[np.dtype, int | None]]
+Sizes = Sequence[tuple[np.dtype, int | None]]
 
 
 def _with_workspace(
@@ -42,15 +42,18 @@ def _with_workspace(
     operands: Sequence[Node],
     results: Results,
     arguments: Sequence[Argument],
-    scratch: Scratch,
+    scratch: Sizes,
+    *,
+    batch: int,
+    work: int,
     **options: Any,
 ) -> list[Node]:
     """`call_lapack` with scratch arrays, and where the routine reports, behind the arguments.
 
     `scratch` has the dtype of each, and its size; or None where the routine is asked for the best
-    one, which it then takes as its next argument.
+    one, which it then takes as its next argument. Each chunk of the batch has its own.
     """
-    first = len(operands) + len(results)
+    first, chunks = len(operands) + len(results), lapack.chunk_count(batch, work)
     query, answers = list(arguments), []
     for dtype, size in scratch:
         if size is None:
@@ -59,18 +62,19 @@ def _with_workspace(
     best = iter(lapack.workspace(routine, results[0][1], [*query, INFO], answers))
     given, blocks = list(arguments), list[tuple[Shape, np.dtype]]()
     for i, (dtype, size) in enumerate(scratch):
-        given.append(Matrices(first + i))
+        known = next(best) if size is None else size
+        given.append(Scratch(first + i, known * dtype.itemsize))
         if size is None:
-            size = next(best)
-            given.append(Integer(size))
-        blocks.append(((size,), dtype))
+            given.append(Integer(known))
+        blocks.append(((chunks * known,), dtype))
 
     def with_blocks(*arrays: Any) -> list[Any]:
         return [*function(*arrays), *(np.zeros(shape, dtype) for shape, dtype in blocks)]
 
     out = call_lapack(
-        b, routine, with_blocks, operands, [*results, *blocks], [*given, INFO], **options
-    )
+        b, routine, with_blocks, operands, [*results, *blocks], [*given, INFO],
+        batch=batch, work=work, **options,
+    )  # fmt: skip
     return out[: len(results)]
 
 
@@ -212,7 +216,7 @@ def svd(b: NodeBuilder, a: Node, *, full_matrices: bool, compute_uv: bool) -> li
     return [permuted(b, found[2]), found[1], permuted(b, found[3])]
 
 
-def _svd_scratch(dtype: np.dtype, m: int, n: int, compute_uv: bool) -> Scratch:
+def _svd_scratch(dtype: np.dtype, m: int, n: int, compute_uv: bool) -> Sizes:
     small, large = sorted((m, n))
     scratch: list[tuple[np.dtype, int | None]] = [(dtype, None)]
     if dtype.kind == "c":  # the sizes that the documentation of zgesdd asks for
@@ -279,7 +283,7 @@ def eig(b: NodeBuilder, a: Node, *, vectors: bool) -> list[Node]:
     results: Results = [(a.shape, a.dtype), *[((*batch, n), a.dtype)] * len(values)]
     if vectors:
         results.append((a.shape, a.dtype))
-    scratch: Scratch = [(a.dtype, None)]
+    scratch: Sizes = [(a.dtype, None)]
     if is_complex:
         scratch = [*scratch, (np.dtype(a.dtype.char.lower()), 2 * n)]
     _, *found = _with_workspace(

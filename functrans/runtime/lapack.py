@@ -4,7 +4,10 @@ The routines are those of the OpenBLAS that NumPy brings along (see `blas`), by 
 where it does not export them, SciPy's, which are offered to Cython. They take every argument by
 address. A *thunk* is a few lines of LLVM text that walk over a batch: the addresses of matrices
 move on, those of integers point into the step's own numbers. It is compiled once per process for
-each routine and form of call.
+each routine and form of call. Threads share the batch by chunks, each with scratch of its own.
+
+OpenBLAS's threads wait for each other, which takes a hundred times longer where a core is not free,
+so it is limited to one while a thunk runs; a single matrix of much work is left to all of them.
 
 Integers are 64 bits wide in memory. A library with 32-bit integers reads their lower halves, so
 only arrays of integers, such as pivots, must have its width (`integer_dtype`).
@@ -21,16 +24,28 @@ from typing import Any
 
 import numpy as np
 
-from functrans.runtime import blas, codegen, symbols
+from functrans.runtime import blas, codegen, symbols, threads
 
 _BLAS = frozenset(("trsm", "trsv", "gemm", "symm"))
 _COMPLEX_NAMES = {"orglq": "unglq", "syevd": "heevd"}
+# Work of a chunk at least, in the units of `Call.work`, about 3 ns, and the least of a matrix.
+CHUNK, LEAST_WORK = 1 << 13, 100
+CHUNKS = 8  # at most: each costs scratch memory
+OWN_THREADS = 1 << 28  # work of a single matrix from which OpenBLAS uses its own threads
 _FORTRAN = (("scipy_", "_64_", 64), ("", "_64_", 64), ("scipy_", "_", 32), ("", "_", 32))
 
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
     """An argument: a buffer of the step, of which each call takes the next `stride` bytes."""
+
+    buffer: int
+    stride: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """An argument: a buffer of the step, of which each chunk takes `stride` bytes to work in."""
 
     buffer: int
     stride: int = 0
@@ -60,9 +75,15 @@ class Info:
     """An argument: where the routine reports failure."""
 
 
-Argument = Matrices | Letter | Integer | One | Info
+Argument = Matrices | Scratch | Letter | Integer | One | Info
 INFO = Info()
 ONE = One()
+
+
+def chunk_count(batch: int, work: int) -> int:
+    """In how many chunks threads share a batch: its size decides, not the number of threads."""
+    wanted = max(1, min(CHUNKS, batch, batch * max(work, LEAST_WORK) // CHUNK))
+    return -(-batch // -(-batch // wanted)) if batch else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +93,7 @@ class Call:
     `copies` lists (to, from, bytes): buffers copied first, as LAPACK works in place. With `stops`
     the first failure ends the step; without, failures are left to the numbers that come out.
     `guard` is a buffer that holds one bool: where it is false the step has its second failure.
+    `work` is about how much there is to do for a matrix.
     """
 
     routine: str
@@ -81,12 +103,19 @@ class Call:
     copies: tuple[tuple[int, int, int], ...] = ()
     stops: bool = False
     guard: int | None = None
+    work: int = 0
 
     def numbers(self) -> list[int]:
-        """What the thunk reads: batch, bytes to copy, then a number per matrix and integer."""
-        out = [self.batch, *(nbytes for _, _, nbytes in self.copies)]
+        """What the thunk reads.
+
+        The batch, how many matrices are a chunk, whether OpenBLAS is limited to one thread, bytes
+        to copy, then a number per matrix, scratch array and integer.
+        """
+        size = -(-self.batch // chunk_count(self.batch, self.work))
+        is_limited = self.batch > 1 or self.work < OWN_THREADS
+        out = [self.batch, size, int(is_limited), *(nbytes for _, _, nbytes in self.copies)]
         for a in self.arguments:
-            if isinstance(a, Matrices):
+            if isinstance(a, Matrices | Scratch):
                 out.append(a.stride)
             elif isinstance(a, Integer):
                 out.append(a.value)
@@ -106,7 +135,9 @@ class Call:
 def _form(a: Argument) -> str:
     if isinstance(a, Letter):
         return a.value
-    return f"b{a.buffer}" if isinstance(a, Matrices) else type(a).__name__[0].lower()
+    if isinstance(a, Matrices | Scratch):
+        return f"{'b' if isinstance(a, Matrices) else 's'}{a.buffer}"
+    return type(a).__name__[0].lower()
 
 
 # ---------------------------------------------------------------------------- routines
@@ -180,25 +211,39 @@ def workspace(
 # ---------------------------------------------------------------------------- thunks
 
 
+_HEADER = 3  # numbers in front of those of copies
+
+
 def _thunk_text(call: Call, name: str, symbol: str) -> str:
     """`i32 thunk(buffers, numbers, status)`: copies, then the routine for each of the batch."""
-    lines = ["%info = alloca i64", "%batch = load i64, ptr %numbers"]
+    before = []
+    if call.guard is not None:
+        before += [*_loaded("guard", "ptr", "buffers", call.guard), _GUARD]
     for i, (to, source, _) in enumerate(call.copies):
         for k, buffer in (("to", to), ("from", source)):
-            lines += _loaded(f"copy{i}.{k}", "ptr", "buffers", buffer)
-        lines += _loaded(f"copy{i}.size", "i64", "numbers", 1 + i)
-        lines.append(
+            before += _loaded(f"copy{i}.{k}", "ptr", "buffers", buffer)
+        before += _loaded(f"copy{i}.size", "i64", "numbers", _HEADER + i)
+        before.append(
             f"call void @llvm.memcpy.p0.p0.i64(ptr %copy{i}.to, ptr %copy{i}.from, "
             f"i64 %copy{i}.size, i1 false)"
         )
-    body, given, letters = [], [], []
-    number = 1 + len(call.copies)
+    get, limit = blas.thread_symbols()
+    whole = _THUNK.format(name=name, get=get, set=limit, before="\n  ".join(before))
+    declared = [_DECLARED, f"declare i32 @{get}()", f"declare void @{limit}(i32)"]
+    return "\n".join([*declared, threads.POOL, threads.SHARED, _piece_text(call, symbol), whole])
+
+
+def _piece_text(call: Call, symbol: str) -> str:
+    """The routine for each matrix of some chunks."""
+    lines, in_chunk, body, given, letters = [], [], [], [], []
+    number = _HEADER + len(call.copies)
     for i, a in enumerate(call.arguments):
-        if isinstance(a, Matrices):
+        if isinstance(a, Matrices | Scratch):
             lines += [*_loaded(f"a{i}", "ptr", "buffers", a.buffer)]
             lines += [*_loaded(f"step{i}", "i64", "numbers", number)]
-            body.append(f"%at{i} = mul i64 %i, %step{i}")
-            body.append(f"%x{i} = getelementptr i8, ptr %a{i}, i64 %at{i}")
+            of, where = ("i", body) if isinstance(a, Matrices) else ("chunk", in_chunk)
+            where.append(f"%at{i} = mul i64 %{of}, %step{i}")
+            where.append(f"%x{i} = getelementptr i8, ptr %a{i}, i64 %at{i}")
         elif isinstance(a, Integer):
             lines.append(f"%x{i} = getelementptr i64, ptr %numbers, i64 {number}")
         elif isinstance(a, Letter):
@@ -206,51 +251,110 @@ def _thunk_text(call: Call, name: str, symbol: str) -> str:
             letters.append("i64 1")
         elif isinstance(a, One):
             lines += _one(f"x{i}", call.dtype)
-        number += isinstance(a, (Matrices, Integer))
+        number += isinstance(a, Matrices | Scratch | Integer)
         given.append("ptr %info" if isinstance(a, Info) else f"ptr %x{i}")
     types = ", ".join(x.split()[0] for x in (*given, *letters))
-    if call.guard is not None:
-        lines += [*_loaded("guard", "ptr", "buffers", call.guard), _GUARD]
-    return _LOOP.format(
-        start="entry" if call.guard is None else "allowed",
-        declared=f"declare void @{symbol}({types})",
-        name=name,
+    return f"declare void @{symbol}({types})" + _PIECE.format(
         before="\n  ".join(lines),
+        in_chunk="\n  ".join(in_chunk),
         body="\n  ".join(body),
         call=f"call void @{symbol}({', '.join([*given, *letters])})",
-        stops="%wrong = icmp ne i32 %code, 0" if call.stops else "%wrong = icmp ne i32 0, 0",
+        wrong="icmp ne i32 %code, 0" if call.stops else "icmp ne i32 0, 0",
     )
 
 
+_DECLARED = """declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
+declare i64 @llvm.umin.i64(i64, i64)"""
 _GUARD = """%allow = load i8, ptr %guard
   %refused = icmp eq i8 %allow, 0
   br i1 %refused, label %refuse, label %allowed
 refuse:
   ret i32 2
 allowed:"""
-_LOOP = """declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
-{declared}
-define i32 @ft_entry_{name}(ptr %buffers, ptr %numbers, ptr %status) {{
+# A chunk ends with its first failure; of all failures the first of the batch is reported.
+_PIECE = """
+define internal void @piece(ptr %env, i64 %begin, i64 %end) nounwind {{
 entry:
+  %buffers = load ptr, ptr %env
+  %numbers.at = getelementptr ptr, ptr %env, i64 1
+  %numbers = load ptr, ptr %numbers.at
+  %failed = getelementptr ptr, ptr %env, i64 2
+  %info = alloca i64
+  %batch = load i64, ptr %numbers
+  %size.at = getelementptr i64, ptr %numbers, i64 1
+  %size = load i64, ptr %size.at
   {before}
+  br label %start
+start:
+  %chunk = phi i64 [ %begin, %entry ], [ %chunk.next, %finished ]
+  {in_chunk}
+  %first = mul i64 %chunk, %size
+  %beyond = add i64 %first, %size
+  %last = call i64 @llvm.umin.i64(i64 %beyond, i64 %batch)
   br label %head
 head:
-  %i = phi i64 [ 0, %{start} ], [ %next, %fine ]
-  %more = icmp slt i64 %i, %batch
-  br i1 %more, label %body, label %done
+  %i = phi i64 [ %first, %start ], [ %next, %fine ]
+  %more = icmp slt i64 %i, %last
+  br i1 %more, label %body, label %finished
 body:
   store i64 0, ptr %info
   {body}
   {call}
   %code = load i32, ptr %info
-  {stops}
-  br i1 %wrong, label %failed, label %fine
+  %wrong = {wrong}
+  br i1 %wrong, label %report, label %fine
 fine:
   %next = add i64 %i, 1
   br label %head
-failed:
+report:
+  %reported = atomicrmw umin ptr %failed, i64 %i seq_cst
+  br label %finished
+finished:
+  %chunk.next = add i64 %chunk, 1
+  %some = icmp ult i64 %chunk.next, %end
+  br i1 %some, label %start, label %done
+done:
+  ret void
+}}"""
+_THUNK = """
+define i32 @ft_entry_{name}(ptr %buffers, ptr %numbers, ptr %status) nounwind {{
+entry:
+  %env = alloca [3 x ptr]
+  store ptr %buffers, ptr %env
+  %numbers.at = getelementptr ptr, ptr %env, i64 1
+  store ptr %numbers, ptr %numbers.at
+  %failed = getelementptr ptr, ptr %env, i64 2
+  store i64 -1, ptr %failed
+  %batch = load i64, ptr %numbers
+  %size.at = getelementptr i64, ptr %numbers, i64 1
+  %size = load i64, ptr %size.at
+  %limited.at = getelementptr i64, ptr %numbers, i64 2
+  %limited = load i64, ptr %limited.at
+  {before}
+  %all = add i64 %batch, %size
+  %beyond = sub i64 %all, 1
+  %chunks = udiv i64 %beyond, %size
+  %threads = call i32 @{get}()
+  %several = icmp sgt i32 %threads, 1
+  %wanted = icmp ne i64 %limited, 0
+  %limits = and i1 %several, %wanted
+  br i1 %limits, label %limit, label %run
+limit:
+  call void @{set}(i32 1)
+  br label %run
+run:
+  call void @ft_shared(ptr @piece, ptr %env, i64 %chunks, i64 1)
+  br i1 %limits, label %lift, label %look
+lift:
+  call void @{set}(i32 %threads)
+  br label %look
+look:
+  %first = load i64, ptr %failed
+  %fine = icmp eq i64 %first, -1
+  br i1 %fine, label %done, label %fail
+fail:
   %number = getelementptr i64, ptr %status, i64 1
-  store i64 %i, ptr %number
+  store i64 %first, ptr %number
   ret i32 1
 done:
   ret i32 0

@@ -98,8 +98,8 @@ define i32 @{name}(ptr %buffers, ptr %numbers, ptr %status) nounwind {{
 
 
 # numbers: [count, then for each: function, its first buffer, words from the start to its numbers]
-_TOGETHER = f"""
-define internal void @{{name}}.piece(ptr %env, i64 %begin, i64 %end) nounwind {{{{
+_TOGETHER = """
+define internal void @{name}.piece(ptr %env, i64 %begin, i64 %end) nounwind {{
 entry:
   %buffers = load ptr, ptr %env
   %numbers.at = getelementptr ptr, ptr %env, i64 1
@@ -125,8 +125,8 @@ step:
   br i1 %more, label %step, label %done
 done:
   ret void
-}}}}
-define i32 @{{name}}(ptr %buffers, ptr %numbers, ptr %status) nounwind {{{{
+}}
+define i32 @{name}(ptr %buffers, ptr %numbers, ptr %status) nounwind {{
 entry:
   %env = alloca [3 x ptr]
   store ptr %buffers, ptr %env
@@ -135,17 +135,9 @@ entry:
   %status.at = getelementptr ptr, ptr %env, i64 2
   store ptr %status, ptr %status.at
   %count = load i64, ptr %numbers
-  %share.at = getelementptr i64, ptr @ft.pool, i64 {threads.SHARE}
-  %share = load ptr, ptr %share.at
-  %ready = icmp ne ptr %share, null
-  br i1 %ready, label %shared, label %alone
-shared:
-  call void %share(ptr @{{name}}.piece, ptr %env, i64 %count, i64 1)
+  call void @ft_shared(ptr @{name}.piece, ptr %env, i64 %count, i64 1)
   ret i32 0
-alone:
-  call void @{{name}}.piece(ptr %env, i64 0, i64 %count)
-  ret i32 0
-}}}}"""
+}}"""
 
 
 def _unit(text: str) -> Unit:
@@ -155,9 +147,7 @@ def _unit(text: str) -> Unit:
 
 RUN = _unit(RUN_STEPS)
 COPY = _unit(_COPY)
-TOGETHER = Unit(
-    _TOGETHER, lambda name: ["@ft.pool = external global i64", _TOGETHER.format(name=name)]
-)
+TOGETHER = Unit(_TOGETHER, lambda name: [threads.POOL, threads.SHARED, _TOGETHER.format(name=name)])
 
 
 @dataclass(frozen=True)

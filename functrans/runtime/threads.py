@@ -229,6 +229,23 @@ declare i64 @llvm.umin.i64(i64, i64)
 {"declare void @llvm.x86.sse2.pause()" if _PAUSE else ""}"""
 
 _TEXT = "\n".join((_DECLARED, _PIECES, _WORKER, _START, _SHARE))
+
+# `ft_shared(function, env, n, size)` for native code: the pool runs `function(env, begin, end)`
+# over pieces, or, while it is not prepared, the caller over the whole range.
+POOL = "@ft.pool = external global i64"
+SHARED = f"""
+define internal void @ft_shared(ptr %function, ptr %env, i64 %n, i64 %size) nounwind {{
+{_at("%share.at", SHARE)}
+  %share = load ptr, ptr %share.at
+  %ready = icmp ne ptr %share, null
+  br i1 %ready, label %together, label %alone
+together:
+  call void %share(ptr %function, ptr %env, i64 %n, i64 %size)
+  ret void
+alone:
+  call void %function(ptr %env, i64 0, i64 %n)
+  ret void
+}}"""
 # Without passes: they would take 20 ms, and the text has little for them to do.
 _UNIT = Unit(_TEXT, lambda name: [_TEXT.format(name=name)], passes=False)
 

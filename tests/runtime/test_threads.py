@@ -29,7 +29,61 @@ def layer_norm(x, scale):
     )
 
 
+def convolved(w, strides=(1, 1)):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lambda x: ft.lax.conv_general_dilated(x, w, strides, "SAME", dimension_numbers=numbers)
+
+
+def weight_gradient(images, w):
+    return ft.grad(lambda w: np.sum(convolved(w)(images) ** 2))
+
+
+def weights(*shape):
+    return np.random.default_rng(1).normal(size=shape)
+
+
+CONVOLUTIONS = {
+    "images": (convolved(weights(3, 3, 8, 16)), RNG.normal(size=(20, 14, 30, 8))),
+    "rows_of_few_images": (convolved(weights(3, 3, 16, 16)), RNG.normal(size=(3, 31, 30, 16))),
+    "several_images_in_a_tile": (convolved(weights(3, 3, 32, 32)), RNG.normal(size=(37, 5, 5, 32))),
+    "few_out_features": (convolved(weights(3, 3, 32, 2)), RNG.normal(size=(33, 20, 20, 32))),
+    "image_gradient": (
+        ft.grad(lambda x: np.sum(convolved(weights(3, 3, 8, 16), (2, 2))(x) ** 2)),
+        RNG.normal(size=(17, 20, 20, 8)),
+    ),
+    "weight_gradient": (
+        weight_gradient(RNG.normal(size=(29, 20, 20, 8)), weights(3, 3, 8, 16)),
+        weights(3, 3, 8, 16),
+    ),
+    "weight_gradient_of_small_images": (
+        weight_gradient(RNG.normal(size=(103, 5, 5, 16)), weights(3, 3, 16, 16)),
+        weights(3, 3, 16, 16),
+    ),
+    "weight_gradient_of_few_out_features": (
+        weight_gradient(RNG.normal(size=(40, 16, 16, 32)), weights(3, 3, 32, 2)),
+        weights(3, 3, 32, 2),
+    ),
+}  # fmt: skip
+
+
+def positive(x):
+    return x @ np.swapaxes(x, -1, -2) + 9 * np.eye(x.shape[-1])
+
+
+MATRICES = {
+    "factors": (lambda x: np.linalg.cholesky(positive(x)), RNG.normal(size=(301, 20, 20))),
+    "solutions": (
+        lambda x: np.linalg.solve(positive(x), x[..., :2]), RNG.normal(size=(99, 30, 30)),
+    ),
+    "eigenvalues": (lambda x: np.linalg.eigvalsh(positive(x)), RNG.normal(size=(37, 24, 24))),
+    "singular_values": (
+        lambda x: np.linalg.svd(x, compute_uv=False), RNG.normal(size=(3, 11, 24, 20)),
+    ),
+    "triangles": (lambda x: np.abs(np.linalg.qr(x)[1]), RNG.normal(size=(41, 24, 20))),
+}  # fmt: skip
 PROGRAMS = {
+    **CONVOLUTIONS,
+    **MATRICES,
     "elementwise": (lambda x: np.tanh(x) * np.exp(-x * x), RNG.normal(size=N)),
     "sums": (lambda x: (np.sum(x), np.max(x), np.sum(x * x), np.min(x)), RNG.normal(size=N)),
     "float32_sum": (np.sum, RNG.normal(size=N).astype(np.float32)),
@@ -57,6 +111,14 @@ def test_results_do_not_depend_on_the_number_of_threads(name):
     assert found[0] == found[1] == found[2]
     for got, want in zip(ft.tree.leaves(compiled(x)), ft.tree.leaves(function(x)), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5 if x.dtype == np.float32 else 1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_of_several_failures_in_a_batch_one_is_reported(n):
+    x = positive(RNG.normal(size=(301, 20, 20)))
+    x[[7, 150, 290]] *= -1
+    with ft.threads(n), pytest.raises(np.linalg.LinAlgError, match="not positive definite"):
+        ft.jit(np.linalg.cholesky)(x)
 
 
 def test_loops_are_really_shared():
