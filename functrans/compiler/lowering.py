@@ -219,8 +219,10 @@ def to_nodes(
         results = _lower_equation(b, eqn, operands, rules, host_steps)
         for var, node in zip(eqn.outvars, results, strict=True):
             scope[var] = node
-            if uses[var] == 1 and isinstance(node, nodes.Dot) and node.order >= before:
+            if uses[var] == 1 and node.order >= before:
                 b.single_use.add(node)
+            else:  # perhaps an operand under another name, which may have more readers
+                b.single_use.discard(node)
     lowered.outputs = [_node(b, env, x) for x in closed.jaxpr.outvars]
     return lowered
 
@@ -254,6 +256,7 @@ def _flat_equations(
         elif eqn.primitive.name == "jit":
             called: ClosedJaxpr = eqn.params["jaxpr"]
             operands = [_node(lowered.builder, scope, x) for x in eqn.invars]
+            lowered.builder.single_use.difference_update(operands)
             inner_scope = dict(zip(called.jaxpr.invars, operands, strict=True))
             _bind_consts(called, inner_scope, lowered)
             stack.append((iter(called.eqns), inner_scope, eqn))  # type: ignore[arg-type]
