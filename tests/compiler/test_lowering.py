@@ -89,6 +89,17 @@ def test_reductions_over_any_axes(axes, dtype):
     check_lowering(lambda x: [getattr(ops, name)(x, axes=axes) for name in names], x)
 
 
+@pytest.mark.parametrize("reduce", [fnp.sum, fnp.max, fnp.argmax, fnp.prod])
+def test_reductions_over_axes_of_extent_one_cost_nothing(reduce):
+    program = check_lowering(lambda x: reduce(x[:, None] * 2, axis=1) + 1, X)
+    assert count(program) == 1
+
+
+def test_products_over_one_element_are_used_in_several_loops():
+    x = sample("i4", 2, 1, 3)
+    check_lowering(ft.vmap(lambda x: fnp.var(fnp.sum(x, axis=1) @ x)), x)
+
+
 def test_reductions_over_nothing_give_the_identity():
     x = np.zeros((3, 0, 2))
     check_lowering(
