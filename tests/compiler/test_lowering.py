@@ -258,6 +258,18 @@ def test_what_has_no_native_form_is_a_visible_host_step():
     assert step.text == "host on_host axis=1"
 
 
+@pytest.mark.parametrize(
+    ("step", "count"), [(lambda x: on_host(x, axis=0), 1), (lambda x: ops.sort(x, axis=0), 0)]
+)
+def test_calls_on_whole_arrays_see_their_own_shapes(step, count):
+    def f(x):
+        y = step(x)
+        return y.reshape(-1), y, y.reshape(7, 5), step((x * 2).reshape(-1)), step(x.reshape(7, 5))
+
+    check_lowering(lambda x: step(x).reshape(-1), X, host_steps=count)
+    check_lowering(f, X, host_steps=3 * count)
+
+
 def test_host_steps_can_be_refused():
     closed = ft.make_jaxpr(lambda x: on_host(x, axis=1))(X)
     with pytest.raises(HostStepError, match=r"on_host at .*test_lowering.py"):
