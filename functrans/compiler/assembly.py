@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from functrans.compiler import kernel_form, kernels, nodes
 from functrans.compiler.fusion import Group
@@ -129,13 +132,36 @@ class Assembly:
         self.steps.append(KernelCall(kernel, actual, codes, numbers))
 
     def _call(self, node: nodes.Host, inputs: Names, outputs: Names) -> Step:
+        function = self._in_shapes_of_buffers(node, inputs, outputs)
         if not isinstance(node, nodes.Native):
-            return HostStep(node.text, node.function, inputs, outputs)
+            return HostStep(node.text, function, inputs, outputs)
         codes = tuple(range(len(self.checks), len(self.checks) + len(node.failures)))
         self.checks.extend(node.failures)
         return NativeStep(
-            node.text, node.provide, node.function, inputs, outputs, node.numbers, codes, node.work
+            node.text, node.provide, function, inputs, outputs, node.numbers, codes, node.work
         )
+
+    def _in_shapes_of_buffers(self, node: nodes.Host, inputs: Names, outputs: Names) -> Any:
+        """The function of a step for buffers that hold its arrays under other shapes."""
+        taken = [x.shape for x in node.operands]
+        made = [x.shape for x in node.results]
+        given = [self._shape(name, x) for name, x in zip(inputs, node.operands, strict=True)]
+        wanted = [self._shape(name, x) for name, x in zip(outputs, node.results, strict=True)]
+        if (given, made) == (taken, wanted):
+            return node.function
+
+        def function(*arrays: np.ndarray) -> list[np.ndarray]:
+            args = [x.reshape(shape) for x, shape in zip(arrays, taken, strict=True)]
+            rows = zip(node.function(*args), made, wanted, strict=True)
+            return [np.reshape(r, b) if np.shape(r) == a else r for r, a, b in rows]
+
+        return function
+
+    def _shape(self, name: str, node: Node) -> tuple[int, ...]:
+        """The shape of the buffer that a node is in."""
+        if name.startswith("out"):
+            return self.lowered.outputs[int(name[3:])].shape
+        return base_of(node).base.shape if type(base_of(node)) is nodes.Alias else node.shape
 
     def _matmul(self, node: nodes.Dot) -> MatMul:
         lhs, rhs, out = node.strides

@@ -84,22 +84,10 @@ def _reduce_in_register(k: KernelBuilder, node: nodes.Reduce) -> None:
     kept = node.kept(index)
     depth = rank(node.shape)
     stage = time[depth] if depth < len(time) else 0
-    total: Operand
-    if rank(node.space) == depth:
-        total = _single(k, node, index)
-        stage -= 1
-    else:
-        total = _accumulate(k, node, scopes, depth, stage, index)
+    total = _accumulate(k, node, scopes, depth, stage, index)
     k.remember(node, kept, total)
     if node.stored:
         store(k, node, scopes[depth], kept, total, stage + 1)
-
-
-def _single(k: KernelBuilder, node: nodes.Reduce, index: Index) -> Operand:
-    """A sum over axes of extent 1."""
-    if isinstance(node, nodes.ArgReduce):
-        return Const(np.int64(0))
-    return k.element(node.operand, index)
 
 
 def _accumulate(

@@ -112,12 +112,22 @@ class NodeBuilder:
             return self.convert(self.reduce(op, self.convert(x, _SINGLE), axes), _HALF)
         if x.dtype == _BOOL:
             op = {"add": "or", "mul": "and", "max": "or", "min": "and"}.get(op, op)
-        if not axes:
-            return x
+        if all(x.shape[i] == 1 for i in axes):
+            return self._without(x, axes)
         if isinstance(x, nodes.View) and x.permutation is not None:
             return self._reduce_permuted(op, x, axes)
         shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
         return self.add(nodes.Reduce(shape, x.dtype, op, x, axes))
+
+    def _without(self, x: Node, axes: Shape) -> Node:
+        """`x` without axes of extent 1."""
+        kept = [i for i in range(len(x.shape)) if i not in axes]
+        places = [kept.index(i) if i in kept else -1 for i in range(len(x.shape))]
+
+        def index_map(index: Index) -> Index:
+            return tuple(ZERO if at < 0 else index[at] for at in places)
+
+        return self.view(x, tuple(x.shape[i] for i in kept), index_map) if axes else x
 
     def _reduce_permuted(self, op: str, x: nodes.View, axes: Shape) -> Node:
         """Reduce what was permuted instead, in the order of its memory."""
@@ -219,8 +229,10 @@ def to_nodes(
         results = _lower_equation(b, eqn, operands, rules, host_steps)
         for var, node in zip(eqn.outvars, results, strict=True):
             scope[var] = node
-            if uses[var] == 1 and isinstance(node, nodes.Dot) and node.order >= before:
+            if uses[var] == 1 and node.order >= before:
                 b.single_use.add(node)
+            else:  # perhaps an operand under another name, which may have more readers
+                b.single_use.discard(node)
     lowered.outputs = [_node(b, env, x) for x in closed.jaxpr.outvars]
     return lowered
 
@@ -254,6 +266,7 @@ def _flat_equations(
         elif eqn.primitive.name == "jit":
             called: ClosedJaxpr = eqn.params["jaxpr"]
             operands = [_node(lowered.builder, scope, x) for x in eqn.invars]
+            lowered.builder.single_use.difference_update(operands)
             inner_scope = dict(zip(called.jaxpr.invars, operands, strict=True))
             _bind_consts(called, inner_scope, lowered)
             stack.append((iter(called.eqns), inner_scope, eqn))  # type: ignore[arg-type]

@@ -183,15 +183,19 @@ for _name, _word in [
 
 
 def _position(word: str) -> Rule:
-    def lower(b: NodeBuilder, x: Node, *, axis: int, index_dtype: np.dtype) -> Node:
+    def lower(b: NodeBuilder, x: Node, *, axis: int, index_dtype: Any) -> Node:
+        index_dtype = np.dtype(index_dtype)
+        shape = x.shape[:axis] + x.shape[axis + 1 :]
+        if x.shape[axis] == 1:
+            zero = b.add(nodes.Number((), index_dtype, index_dtype.type(0)))
+            return b.view(zero, shape, lambda index: ())
         if x.dtype.kind == "c":
             x = _attains(b, x, b.reduce(word, x, (axis,)), axis)
             word_here = "max"  # the first true one
         else:
             x, word_here = _single(b, x), word
-        shape = x.shape[:axis] + x.shape[axis + 1 :]
         found = b.add(nodes.ArgReduce(shape, np.dtype(np.int64), word_here, x, (axis,)))
-        return b.convert(found, np.dtype(index_dtype))
+        return b.convert(found, index_dtype)
 
     return lower
 

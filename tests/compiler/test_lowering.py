@@ -89,6 +89,17 @@ def test_reductions_over_any_axes(axes, dtype):
     check_lowering(lambda x: [getattr(ops, name)(x, axes=axes) for name in names], x)
 
 
+@pytest.mark.parametrize("reduce", [fnp.sum, fnp.max, fnp.argmax, fnp.prod])
+def test_reductions_over_axes_of_extent_one_cost_nothing(reduce):
+    program = check_lowering(lambda x: reduce(x[:, None] * 2, axis=1) + 1, X)
+    assert count(program) == 1
+
+
+def test_products_over_one_element_are_used_in_several_loops():
+    x = sample("i4", 2, 1, 3)
+    check_lowering(ft.vmap(lambda x: fnp.var(fnp.sum(x, axis=1) @ x)), x)
+
+
 def test_reductions_over_nothing_give_the_identity():
     x = np.zeros((3, 0, 2))
     check_lowering(
@@ -245,6 +256,18 @@ def test_what_has_no_native_form_is_a_visible_host_step():
     program = check_lowering(lambda x: on_host(x * 2, axis=1) + 1, X, host_steps=1)
     (step,) = (s for s in program.steps if isinstance(s, HostStep))
     assert step.text == "host on_host axis=1"
+
+
+@pytest.mark.parametrize(
+    ("step", "count"), [(lambda x: on_host(x, axis=0), 1), (lambda x: ops.sort(x, axis=0), 0)]
+)
+def test_calls_on_whole_arrays_see_their_own_shapes(step, count):
+    def f(x):
+        y = step(x)
+        return y.reshape(-1), y, y.reshape(7, 5), step((x * 2).reshape(-1)), step(x.reshape(7, 5))
+
+    check_lowering(lambda x: step(x).reshape(-1), X, host_steps=count)
+    check_lowering(f, X, host_steps=3 * count)
 
 
 def test_host_steps_can_be_refused():

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import functrans as ft
+import functrans.numpy as fnp
+from functrans import lax
 from functrans.compiler import matmul
 from functrans.loop_ir import Buffer, MatMul
 from functrans.printing_loops import program_to_python, run_python
@@ -152,6 +154,22 @@ def test_a_product_used_twice_keeps_its_order():
 
     for got, want in zip(ft.jit(f)(x, y), f(x, y), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        lambda z, empty: fnp.concatenate([z, empty]),
+        lambda z, empty: lax.dynamic_update_slice(z, empty, (0, 0)),
+        lambda z, empty: fnp.sum(z[None], axis=0),
+        lambda z, empty: z,
+    ],
+)
+def test_a_product_under_another_name_keeps_its_order(same):
+    x, y, empty = np.arange(45.0).reshape(5, 9), np.arange(27.0).reshape(9, 3), np.zeros((0, 3))
+    transposed, straight = ft.jit(lambda x, y: (lambda z: (z.T, z))(same(x @ y, empty)))(x, y)
+    np.testing.assert_array_equal(straight, x @ y)
+    np.testing.assert_array_equal(transposed, (x @ y).T)
 
 
 def test_parts_of_a_large_product_do_not_depend_on_threads():
