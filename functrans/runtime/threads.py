@@ -230,7 +230,7 @@ declare i64 @llvm.umin.i64(i64, i64)
 
 _TEXT = "\n".join((_DECLARED, _PIECES, _WORKER, _START, _SHARE))
 # Without passes: they would take 20 ms, and the text has little for them to do.
-_UNIT = Unit(_TEXT, lambda name: [_TEXT.format(name=name)], passes=False)
+_UNIT = Unit(_TEXT, lambda name: [_TEXT.format(name=name)], passes=codegen.NO_PASSES)
 
 
 # ---------------------------------------------------------------------------- the block
