@@ -110,7 +110,8 @@ def symbol_letter(dtype: np.dtype) -> str:
 
 def _provided(name: str, dtype: np.dtype) -> str:
     full = f"{name}_{symbol_letter(dtype)}"
-    codegen.provide(full, _TEXTS[name](full, dtype))
+    # Vectors of counts and positions would triple the time to compile, and gain nothing.
+    codegen.provide(full, _TEXTS[name](full, dtype), passes=codegen.SCALAR)
     return f"ft_{full}"
 
 
@@ -125,7 +126,7 @@ def _numpy_routine(name: str, dtype: np.dtype) -> Callable[[], str]:
     def provide() -> str:
         full = f"numpy_{name}_{symbol_letter(dtype)}"
         codegen.use_symbol(f"ft.{full}", address)
-        codegen.provide(full, _call_of_numpy(name, full, dtype))
+        codegen.provide(full, _call_of_numpy(name, full, dtype), passes=codegen.SCALAR)
         return f"ft_{full}"
 
     return provide

@@ -29,6 +29,7 @@ _addresses: dict[str, int] = {}  # of units, by name
 # Characters of LLVM text from which a module is worth a thread of its own: 20 ms, where starting
 # a pipeline of passes takes 2.
 _ENOUGH_TEXT = 8_000
+NO_PASSES, SCALAR, ALL_PASSES = 0, 1, 3  # LLVM's levels
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,15 @@ class Unit:
     """A native function. `parts(name)` gives the LLVM texts that define `@name` and what it uses.
 
     Parts are declarations and functions; equal ones of several units are one in a module. What
-    is not optimized compiles in a third of the time. A text that is written as LLVM's passes would
-    leave it needs no `passes`. Where there are no loops, vector versions of functions are left out.
+    is not optimized compiles in a third of the time. `passes` of LLVM are all, or `SCALAR` for
+    loops that are none for vectors, or `NO_PASSES` for a text that is written as they would leave
+    it. Where there are no loops, vector versions of functions are left out.
     """
 
     key: str
     parts: Callable[[str], Iterable[str]]
     is_optimized: bool = True
-    passes: bool = True
+    passes: int = ALL_PASSES
     has_loops: bool = True
 
     @functools.cached_property
@@ -81,7 +83,7 @@ def _groups(units: dict[Unit, Parts]) -> list[dict[Unit, Parts]]:
     One that calls what only some programs make known (`use_symbol`) is alone: the others are to be
     linked without it.
     """
-    together: dict[tuple[bool, bool], dict[Unit, Parts]] = {}
+    together: dict[tuple[bool, int], dict[Unit, Parts]] = {}
     alone = []
     for unit, parts in units.items():
         if any(_CALLS_PROVIDED.search(part) for part in parts):
@@ -181,17 +183,21 @@ def _kept(vectors: Iterable[str]) -> list[str]:
 _LEVEL = 3
 
 
+def _optimize(module: int, machine: int, passes: int = ALL_PASSES) -> None:
+    llvm.optimize(module, machine, passes, vectorize=passes == ALL_PASSES)
+
+
 def optimized(text: str) -> str:
     """The module of a text after LLVM's passes."""
     with llvm.machine(_LEVEL) as machine, llvm.module(text) as module:
-        llvm.optimize(module, machine, _LEVEL)
+        _optimize(module, machine)
         return llvm.printed(module)
 
 
 def assembly(text: str) -> str:
     """The machine code of a module, as text."""
     with llvm.machine(_LEVEL) as machine, llvm.module(text) as module:
-        llvm.optimize(module, machine, _LEVEL)
+        _optimize(module, machine)
         return llvm.emitted(module, machine, as_object=False).decode()
 
 
@@ -200,7 +206,7 @@ def _compiled(units: dict[Unit, Parts]) -> cache.Entry:
     level = _LEVEL if first.is_optimized else 0
     with llvm.machine(level) as machine, llvm.module(text) as module:
         if first.is_optimized and first.passes:
-            llvm.optimize(module, machine, level)
+            _optimize(module, machine, first.passes)
         wanted = tuple(llvm.declared(module))
         code = llvm.emitted(module, machine, as_object=True)
     return cache.Entry(tuple(u.name for u in units), wanted, code)
@@ -225,15 +231,18 @@ def _link(entries: list[cache.Entry]) -> None:
         )
 
 
-def provide(name: str, text: str) -> None:
+def provide(name: str, text: str, *, passes: int = ALL_PASSES) -> None:
     """Compile `@ft_entry_<name>` of `text` for the process: other units call it `@ft_<name>`."""
     symbol = f"ft_{name}"
     if symbol not in _addresses:
-        _addresses[symbol] = addresses([_provided(name, text)])[0]
+        _addresses[symbol] = addresses([_provided(name, text, passes)])[0]
 
 
-def _provided(name: str, text: str) -> Unit:
-    return Unit(text, lambda unique: [text.replace(f"@ft_entry_{name}(", f"@{unique}(")])
+def _provided(name: str, text: str, passes: int) -> Unit:
+    def parts(unique: str) -> list[str]:
+        return [text.replace(f"@ft_entry_{name}(", f"@{unique}(")]
+
+    return Unit(text, parts, passes=passes)
 
 
 def address_of(symbol: str) -> int:

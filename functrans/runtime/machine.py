@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from functrans.runtime import threads
+from functrans.runtime import codegen, threads
 from functrans.runtime.codegen import Unit
 
 DONE, FAILED = 0, 1  # what a run returns
@@ -142,7 +142,7 @@ entry:
 
 def _unit(text: str) -> Unit:
     # Passes would take 10 ms, most of it to make a vector loop of %gather that nobody wants.
-    return Unit(text, lambda name: [text.format(name=name)], passes=False)
+    return Unit(text, lambda name: [text.format(name=name)], passes=codegen.NO_PASSES)
 
 
 RUN = _unit(RUN_STEPS)

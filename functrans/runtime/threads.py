@@ -247,7 +247,7 @@ alone:
   ret void
 }}"""
 # Without passes: they would take 20 ms, and the text has little for them to do.
-_UNIT = Unit(_TEXT, lambda name: [_TEXT.format(name=name)], passes=False)
+_UNIT = Unit(_TEXT, lambda name: [_TEXT.format(name=name)], passes=codegen.NO_PASSES)
 
 
 # ---------------------------------------------------------------------------- the block
