@@ -113,6 +113,7 @@ def _gemm_layout(step: ir.MatMul) -> tuple[tuple[int, int], tuple[int, int], int
 # Multiplications that a part of a large product has at least, and how many parts there are at most.
 # Parts depend on the sizes alone, so results do not depend on the number of threads.
 PART = 1 << 21
+NARROW, NARROW_PART = 16, 1 << 18  # with so few rows or columns memory is what takes time
 PARTS = 8
 _NUMBERS = """batch m n k ta tb lda ldb ldc sa sb sc parts am bn a_step b_step c_step
 outer oa ob oc size""".split()
@@ -138,7 +139,7 @@ def _parts(step: ir.MatMul, row: int, column: int, out_row: int) -> tuple[int, .
     The longer side of the result is cut, into multiples of 16 rows or columns.
     """
     _, m, n, k = step.sizes
-    count = max(1, min(PARTS, m * n * k // PART))
+    count = max(1, min(PARTS, m * n * k // _part_work(step)))
     size = -(-max(m, n) // count)
     size = -(-size // 16) * 16
     count = -(-max(m, n) // size)
@@ -147,10 +148,15 @@ def _parts(step: ir.MatMul, row: int, column: int, out_row: int) -> tuple[int, .
     return count, 0, size, 0, size * column, size
 
 
+def _part_work(step: ir.MatMul) -> int:
+    _, m, n, _ = step.sizes
+    return NARROW_PART if min(m, n) <= NARROW else PART
+
+
 def _piece(step: ir.MatMul) -> int:
     """How many products of a batch a thread takes at once, so that it has a part's work to do."""
     _, m, n, k = step.sizes
-    return max(1, PART // 4 // (m * n * k))
+    return max(1, _part_work(step) // 4 // (m * n * k))
 
 
 def _blas_text(dtype: np.dtype, name: str, order: tuple[int, ...]) -> list[str]:
