@@ -86,6 +86,8 @@ def test_reductions_options(name: str) -> None:
     for axis in [(0, 1), (0, 2), (-1, 0), (0, 1, 2), (), 3, (0, 0)]:
         for keepdims in (False, True):
             check(lambda x, a=axis, k=keepdims: f(x, axis=a, keepdims=k), x, rtol=1e-13)
+    for axis in (0, 1, 2, (0, 1), (0, 2)):
+        check(lambda x, a=axis: f(x, axis=a), np.ones((9, 0, 0)))
     start = {"initial": -3.0} if name in ("max", "min") else {}
     check(lambda x, m: f(x, axis=1, where=m, **start), x, mask, rtol=1e-13)
 

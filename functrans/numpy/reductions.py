@@ -129,8 +129,8 @@ def _extremum(name: str, a: Any, axis: Any, keepdims: Any, initial: Any, where: 
         x = keep_where(x, where, extreme_of(x.dtype, largest=not is_max))
     if builtins.any(x.shape[i] == 0 for i in axes):
         kept = tuple(n for i, n in enumerate(x.shape) if i not in axes)
-        if initial is None and 0 not in kept:
-            raise ValueError(f"zero-size array to reduction operation {name} which has no identity")
+        if initial is None:  # NumPy refuses it, of empty results since some version only
+            getattr(np, name).reduce(np.empty(x.shape), axis=axes)
         empty = full(kept, 0 if initial is None else initial, x.dtype)
         return _keep(empty, axes, keepdims)
     reduce = ops.reduce_max if is_max else ops.reduce_min
