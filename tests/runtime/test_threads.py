@@ -81,8 +81,21 @@ MATRICES = {
     ),
     "triangles": (lambda x: np.abs(np.linalg.qr(x)[1]), RNG.normal(size=(41, 24, 20))),
 }  # fmt: skip
+PRODUCTS = {
+    "batched_products": (lambda x: x @ x, RNG.normal(size=(900, 12, 12))),
+    "products_of_two_axes": (
+        lambda x: np.einsum("bthi,bshi->bhts", x, x), RNG.normal(size=(40, 10, 12, 16)),
+    ),
+    "integer_products": (lambda x: x @ x, RNG.integers(-9, 9, size=(300, 15, 15))),
+    "complex_products": (lambda x: x @ (1j * x), RNG.normal(size=(400, 15, 15)) + 1j),
+    "few_columns": (lambda x: x @ x[:3].T, RNG.normal(size=(900, 500))),
+    "matrix_times_vector": (lambda x: x @ x[0], RNG.normal(size=(900, 700))),
+    "vector_times_matrix": (lambda x: x[:, 0] @ x, RNG.normal(size=(900, 700))),
+    "large_product": (lambda x: x @ x.T, RNG.normal(size=(300, 200))),
+}  # fmt: skip
 PROGRAMS = {
     **CONVOLUTIONS,
+    **PRODUCTS,
     **MATRICES,
     "elementwise": (lambda x: np.tanh(x) * np.exp(-x * x), RNG.normal(size=N)),
     "sums": (lambda x: (np.sum(x), np.max(x), np.sum(x * x), np.min(x)), RNG.normal(size=N)),
