@@ -25,6 +25,7 @@ from functrans.runtime.codegen import Unit
 # the two are level, and BLAS keeps its lead for narrow products from 8^3 on.
 INLINE_WORK = 40_000
 INLINE_NARROW_WORK = 600
+SHARED_WORK = 1 << 19  # of a batch that threads share: about 15 us
 ROWS = 4
 VECTOR_BITS = 512
 PACK_LIMIT = 1 << 14  # elements of a packed operand, which is on the stack
@@ -63,7 +64,7 @@ def _routine(sizes: Any, lhs: Any, rhs: Any, out: Any, outer: Any, dtype: np.dty
         text = _loop_text(step)
     order = (1, 0, 2) if step.lhs == "b" else (0, 1, 2)
     lines, numbers = "\n".join(text.lines), tuple(text.numbers)
-    key = f"product {order} {dtype.str} {len(numbers)}\n{lines}"
+    key = f"product {order} {dtype.str} {len(numbers)} {text.tasks}\n{lines}"
     return Unit(key, lambda name: [UNROLL, *text.functions(name, order)]), numbers
 
 
@@ -311,6 +312,7 @@ class _Text:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.numbers: dict[int, str] = {}
+        self.tasks: tuple[str, str] | None = None  # that threads share, and how many are a piece
         self.count = 0
         self.label = "entry"
 
@@ -326,20 +328,23 @@ class _Text:
     def do(self, text: str) -> None:
         self.lines.append(f"  {text}")
 
-    def number(self, value: int) -> str:
+    def number(self, value: int | str) -> str:
         """An extent, stride or position as an operand."""
+        if isinstance(value, str):
+            return value
         if abs(value) <= SMALL:
             return str(value)
         return self.numbers.setdefault(value, f"%n{len(self.numbers)}")
 
     def loop(
         self,
-        extent: int,
+        extent: int | str,
         run: Any,
         carried: list[tuple[str, str]] | None = None,
         note: str = "",
+        begin: str = "0",
     ) -> list[str]:
-        """`for i in range(extent): carried = run(i, carried)`; returns the final carried values."""
+        """`for i in range(begin, extent): carried = run(i, carried)`; returns what is carried."""
         self.count += 1
         head, done, before = f"loop{self.count}", f"done{self.count}", self.label
         self.do(f"br label %{head}")
@@ -350,7 +355,7 @@ class _Text:
         names = [f"%c{j}.{head}" for j in range(len(carried or []))]
         results = run(variable, names) or []
         following = self.emit(f"add nuw nsw i64 {variable}, 1")
-        phis = [f"  {variable} = phi i64 [ 0, %{before} ], [ {following}, %{self.label} ]"]
+        phis = [f"  {variable} = phi i64 [ {begin}, %{before} ], [ {following}, %{self.label} ]"]
         for name, (t, first), result in zip(names, carried or [], results, strict=True):
             phis.append(f"  {name} = phi {t} [ {first}, %{before} ], [ {result}, %{self.label} ]")
         self.lines[at:at] = phis
@@ -378,26 +383,42 @@ class _Text:
 
     def functions(self, name: str, order: Sequence[int]) -> list[str]:
         """The function of these lines, and the one that reads its arguments from tables."""
-        numbers = "".join(f", i64 {n}" for n in self.numbers.values())
+        types = ["ptr"] * 3 + ["i64"] * len(self.numbers)
+        names = [f"%p{i}" for i in range(3)] + list(self.numbers.values())
+        arguments = ", ".join(map(" ".join, zip(types, names, strict=True)))
+        span = ", i64 %begin, i64 %end" if self.tasks else ""
+        params = ", ".join([f"ptr noalias %{x}" for x in "abc"] + arguments.split(", ")[3:])
         head = (
-            f"define internal void @{name}.loops(ptr noalias %a, ptr noalias %b, ptr noalias %c"
-            f'{numbers}) noinline nounwind "prefer-vector-width"="512" {{'
+            f"define internal void @{name}.loops({params}{span})"
+            ' noinline nounwind "prefer-vector-width"="512" {'
         )
-        entry = []
-        for table, prefix, places in (
-            ("buffers", "p", order),
-            ("numbers", "n", range(len(self.numbers))),
-        ):
-            t = "ptr" if table == "buffers" else "i64"
-            for i, at in enumerate(places):
-                entry.append(f"  %{prefix}{i}.at = getelementptr i64, ptr %{table}, i64 {at}")
-                entry.append(f"  %{prefix}{i} = load {t}, ptr %{prefix}{i}.at")
-        call = f"  call void @{name}.loops(ptr %p0, ptr %p1, ptr %p2{numbers})"
-        wrapper = f"define i32 @{name}(ptr %buffers, ptr %numbers, ptr %status) nounwind {{"
-        return [
-            "\n".join([head, "entry:", *self.lines, "  ret void", "}"]),
-            "\n".join([wrapper, "entry:", *entry, call, "  ret i32 0", "}"]),
+        places = [("buffers", i) for i in order] + [
+            ("numbers", i) for i in range(len(self.numbers))
         ]
+        entry = []
+        for t, x, (table, at) in zip(types, names, places, strict=True):
+            entry.append(f"  {x}.at = getelementptr i64, ptr %{table}, i64 {at}")
+            entry.append(f"  {x} = load {t}, ptr {x}.at")
+        wrapper = f"define i32 @{name}(ptr %buffers, ptr %numbers, ptr %status) nounwind {{"
+        loops = "\n".join([head, "entry:", *self.lines, "  ret void", "}"])
+        if not self.tasks:
+            call = f"  call void @{name}.loops({arguments})"
+            return [loops, "\n".join([wrapper, "entry:", *entry, call, "  ret i32 0", "}"])]
+        entry.append(f"  %env = alloca [{len(names)} x i64]")
+        read = []
+        for i, (t, x) in enumerate(zip(types, names, strict=True)):
+            place = f"  {x}.env = getelementptr i64, ptr %env, i64 {i}"
+            entry += [place, f"  store {t} {x}, ptr {x}.env"]
+            read += [place, f"  {x} = load {t}, ptr {x}.env"]
+        tasks, size = self.tasks
+        piece = f"define internal void @{name}.piece(ptr %env, i64 %begin, i64 %end) nounwind {{"
+        call = f"  call void @{name}.loops({arguments}{span})"
+        share = f"  call void @ft_shared(ptr @{name}.piece, ptr %env, i64 {tasks}, i64 {size})"
+        return [
+            threads.POOL, threads.SHARED, loops,
+            "\n".join([piece, "entry:", *read, call, "  ret void", "}"]),
+            "\n".join([wrapper, "entry:", *entry, share, "  ret i32 0", "}"]),
+        ]  # fmt: skip
 
 
 class _Arithmetic:
@@ -446,12 +467,24 @@ class _Batch(NamedTuple):
 
 
 def _for_each_product(f: _Text, step: ir.MatMul, run: Any) -> None:
-    count, batch = step.outer[0], step.sizes[0]
+    """Run over the batches; over a part of them, `begin <= i < end`, where threads share them."""
+    count, (batch, *sizes) = step.outer[0], step.sizes
+    work = math.prod(sizes)
 
     def inside(outer: str) -> None:
         f.loop(batch, lambda inner, _: run(_Batch(outer, inner, step.outer)) and None)
 
-    if count == 1:
+    def product(i: str) -> None:
+        if count == 1:
+            run(_Batch("0", i, step.outer))
+            return
+        outer, inner = (f.emit(f"{op} i64 {i}, {f.number(batch)}") for op in ("udiv", "urem"))
+        run(_Batch(outer, inner, step.outer))
+
+    if count * batch > 1 and count * batch * work > SHARED_WORK:
+        f.tasks = f.number(count * batch), f.number(max(1, SHARED_WORK // 4 // max(work, 1)))
+        f.loop("%end", lambda i, _: product(i), begin="%begin")
+    elif count == 1:
         inside("0")
     else:
         f.loop(count, lambda outer, _: inside(outer))

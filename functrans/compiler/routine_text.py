@@ -45,8 +45,11 @@ class Routine(FunctionBody):
 
     def text(self) -> str:
         """The function, and what it needs."""
-        body = [self._head, "entry:", *self._stack, *self.lines, "}"]
-        return "\n".join([*self.parts, *body])
+        return "\n".join([*self.parts, self.function()])
+
+    def function(self) -> str:
+        """The function alone."""
+        return "\n".join([self._head, "entry:", *self._stack, *self.lines, "}"])
 
     def variable(self, t: str, value: str) -> Variable:
         """A variable of an LLVM type."""

@@ -11,6 +11,9 @@ accuracy of floating point summation", SIAM J. Sci. Comput. 14(4), 1993). A shar
 is cut into spans of fixed length, each with sums of its own, which are then added up as a tree,
 too: which thread takes a span makes no difference to the result. Sums in memory, over the rows of
 a matrix, say, are such sums: each span has rows of its own to add to.
+
+A piece that finds an index out of bounds ends there. The caller then runs the loop once more from
+the first such piece, alone, and so reports the failure that comes first.
 """
 
 from __future__ import annotations
@@ -71,8 +74,7 @@ def is_shareable(loop: ir.Loop) -> bool:
     """Whether a loop may be large, and its iterations may run in any order."""
     if loop.kind not in ("map", "reduce", "sums") or not _may_be_large(loop):
         return False
-    refused = ir.CheckIndex | ir.ArgUpdate
-    if any(isinstance(s, refused) for s in ir.walk(loop.body)):
+    if any(isinstance(s, ir.ArgUpdate) for s in ir.walk(loop.body)):
         return False
     loops = _extents(loop)
     return all(_is_countable(s.index[0], loops) for s in _summed(loop))
@@ -165,6 +167,7 @@ class _Shared:
         self.updated = _updated(loop)
         self.summed = {s.buffer: s for s in _summed(loop)}
         self.has_spans = bool(self.updated or self.summed)
+        self.has_checks = any(isinstance(s, ir.CheckIndex) for s in ir.walk(loop.body))
         self.captured = _captured(f, loop, self.updated)
         self.arguments = self._arguments()
         self.name = f"{f.name}.shared{f.count}"
@@ -197,8 +200,8 @@ class _Shared:
             self._spans(g)
         else:
             g.over(self.loop, "%begin", "%end")
-        params += ["ptr noalias %partials", "i64 %span", "i64 %begin", "i64 %end"]
-        return g.text(params, "void", "ret void")
+        params += ["ptr noalias %partials", "i64 %span", "ptr %status", "i64 %begin", "i64 %end"]
+        return g.text(params, "i32", "ret i32 0")
 
     def _spans(self, g: Any) -> None:
         """For each span: its sums, from nothing, into its places among the partial results."""
@@ -239,10 +242,20 @@ class _Shared:
         """What the pool calls: it takes the arguments out of their slots."""
         g = FunctionBody()
         args = []
-        for i, t in enumerate(self._types()):
+        types = self._types()
+        for i, t in enumerate(types):
             place = _slot_at(g, "%env", str(i))
             args.append(f"{t} {g.emit(f'load {t}, ptr {place}')}")
-        g.do(f"call void @{self.name}({', '.join([*args, 'i64 %begin', 'i64 %end'])})")
+        args += [f"ptr {g.emit('alloca [2 x i64]')}", "i64 %begin", "i64 %end"]
+        result = g.emit(f"call i32 @{self.name}({', '.join(args)})")
+        if self.has_checks:
+            failed, done = g.fresh_label("failed"), g.fresh_label("finished")
+            g.do(f"br i1 {g.emit(f'icmp ne i32 {result}, 0')}, label %{failed}, label %{done}")
+            g.start(failed)
+            place = _slot_at(g, "%env", str(len(types)))
+            g.emit(f"atomicrmw umin ptr {place}, i64 %begin seq_cst")
+            g.do(f"br label %{done}")
+            g.start(done)
         head = (
             f"define internal void @{self.name}.piece(ptr %env, i64 %begin, i64 %end) nounwind {{"
         )
@@ -347,18 +360,37 @@ class _Shared:
         both = f.emit(f"and i1 {enough}, {ready}")
         many, few, done = (f.fresh_label(x) for x in ("share", "alone", "finished"))
         f.do(f"br i1 {both}, label %{many}, label %{few}")
-        f.start(few)
         args = ", ".join(f"{t} {value}" for t, value in arguments)
-        f.do(f"call void @{self.name}({args}, i64 0, i64 {count})")
+        f.start(few)
+        self._alone(args, "0", count)
         f.do(f"br label %{done}")
         f.start(many)
-        env = f.slot(f"[{len(arguments)} x {_SLOT}], align 16")
+        env = f.slot(f"[{len(arguments) + 1} x {_SLOT}], align 16")
         for i, (t, value) in enumerate(arguments):
             f.do(f"store {t} {value}, ptr {_slot_at(f, env, str(i))}")
+        failed = _slot_at(f, env, str(len(arguments)))
+        f.do(f"store i64 -1, ptr {failed}")
         size = self._piece_size(each, count)
         f.do(f"call void {share}(ptr @{self.name}.piece, ptr {env}, i64 {count}, i64 {size})")
+        if self.has_checks:
+            again = f.fresh_label("again")
+            first = f.emit(f"load i64, ptr {failed}")
+            f.do(f"br i1 {f.emit(f'icmp eq i64 {first}, -1')}, label %{done}, label %{again}")
+            f.start(again)
+            self._alone(args, first, count)
         f.do(f"br label %{done}")
         f.start(done)
+
+    def _alone(self, args: str, begin: str, end: str) -> None:
+        """Run a range in the caller, and leave the kernel with what failed."""
+        f = self.f
+        result = f.emit(f"call i32 @{self.name}({args}, ptr %status, i64 {begin}, i64 {end})")
+        if self.has_checks:
+            left, fine = f.fresh_label("left"), f.fresh_label("fine")
+            f.do(f"br i1 {f.emit(f'icmp ne i32 {result}, 0')}, label %{left}, label %{fine}")
+            f.start(left)
+            f.do(f"ret i32 {result}")
+            f.start(fine)
 
     def _piece_size(self, each: str, count: str) -> str:
         """How many iterations, or spans, are a piece; of single elements whole vectors."""

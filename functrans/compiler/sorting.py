@@ -6,6 +6,8 @@
   (`_key`), which are moved by one byte after the other, lowest first, together with their
   positions. Each pass keeps the order of equal bytes, so the whole is stable (Knuth, TAOCP 3,
   5.2.5). Those of short rows, and of complex numbers, are NumPy's.
+- Threads share the rows. Rows that need scratch memory are cut into chunks by their number and
+  extent alone, each with scratch of its own.
 - The k largest are kept in a buffer of some more: an element enters it if it is larger than the
   least of the k largest so far; when the buffer is full it is sorted and cut to k.
 """
@@ -13,7 +15,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -25,9 +28,10 @@ from functrans.compiler.routine_text import Routine
 from functrans.compiler.scalar_types import memory_type
 from functrans.loop_ir import Check
 from functrans.ops.sorting import argtop_k
-from functrans.runtime import codegen, numpy_sorts
+from functrans.runtime import codegen, numpy_sorts, threads
 
 RADIX_FROM = 192  # elements in a row from which radix sort beats NumPy's timsort
+CHUNKS, CHUNK = 8, 1 << 15  # chunks of rows at most, elements of one at least
 _INT64 = np.dtype(np.int64)
 _ARGUMENTS = "ptr %buffers, ptr %numbers, ptr %status"
 _BYTES = 256  # values of a byte
@@ -45,7 +49,7 @@ def sort_rows(b: NodeBuilder, x: Node) -> Node:
         lambda v: [np.sort(v, axis=-1)],
         [x],
         [(x.shape, x.dtype)],
-        numbers=[x.size // n, n],
+        numbers=[x.size // n, n, _rows_at_once(x.size // n, n)],
         failures=_SHORT_OF_MEMORY,
         work=x.size * n.bit_length(),
     )[0]
@@ -60,14 +64,14 @@ def argsort_rows(b: NodeBuilder, x: Node) -> Node:
         routine = _numpy_routine("argsort", x.dtype)
     else:
         routine = functools.partial(_provided, "argsort", x.dtype)
-        scratch = _scratch(n, x.dtype)
+        scratch = _scratch(n * len(_chunks(rows, n)), x.dtype)
     return b.native(
         f"argsort {x.dtype}{list(x.shape)}",
         routine,
         lambda v: [np.argsort(v, axis=-1, kind="stable"), *map(_unused, scratch)],
         [x],
         [(x.shape, _INT64), *scratch],
-        numbers=[rows, n],
+        numbers=[rows, n, _rows_at_once(rows, n)],
         failures=_SHORT_OF_MEMORY,
         work=x.size * n.bit_length(),
     )[0]
@@ -79,19 +83,30 @@ def top_k_rows(b: NodeBuilder, x: Node, k: int) -> Node:
     if x.dtype.kind == "c" or n >= 2**31:
         raise NotNative(f"top_k of {x.dtype}")
     capacity = min(n, max(4 * k, k + 1024))
-    scratch = _scratch(capacity, x.dtype)
+    rows = x.size // max(n, 1)
+    scratch = _scratch(capacity * len(_chunks(rows, n)), x.dtype)
     return b.native(
         f"top_k {x.dtype}{list(x.shape)} k={k}",
         functools.partial(_provided, "top_k", x.dtype),
         lambda v: [argtop_k.impl(v, k=k), *map(_unused, scratch)],
         [x],
         [((*x.shape[:-1], k), _INT64), *scratch],
-        numbers=[x.size // max(n, 1), n, k, capacity],
-        work=x.size,
+        numbers=[rows, n, _rows_at_once(rows, n), k, capacity],
+        work=8 * x.size,
     )[0]
 
 
 _SHORT_OF_MEMORY = ((MemoryError, "sorting is short of memory (status {})."),)
+
+
+def _rows_at_once(rows: int, n: int) -> int:
+    """How many rows are a chunk."""
+    chunks = max(1, min(CHUNKS, rows, rows * n // CHUNK))
+    return max(1, -(-rows // chunks))
+
+
+def _chunks(rows: int, n: int) -> range:
+    return range(0, max(rows, 1), _rows_at_once(rows, n))
 
 
 def _scratch(n: int, dtype: np.dtype) -> list[tuple[Shape, np.dtype]]:
@@ -133,32 +148,74 @@ def _numpy_routine(name: str, dtype: np.dtype) -> Callable[[], str]:
 
 
 def _call_of_numpy(name: str, full: str, dtype: np.dtype) -> str:
-    f = Routine(f"ft_entry_{full}", _ARGUMENTS)
+    f = _piece(full)
     argument = "ptr, " if name == "argsort" else ""
     f.need(f"declare i32 @ft.{full}(ptr, {argument}i64, ptr)")
     x, out = (f.load("ptr", "%buffers", str(i)) for i in (0, 1))
-    rows, n = (f.load("i64", "%numbers", str(i)) for i in (0, 1))
+    n = f.load("i64", "%numbers", "1")
     t = memory_type(dtype)
-    if name == "sort":
-        f.copy(out, x, f.emit(f"mul i64 {f.emit(f'mul i64 {rows}, {n}')}, {dtype.itemsize}"))
-    with f.loop(rows) as row:
+    with _rows_of_chunk(f) as row:
         start = f.emit(f"mul i64 {row}, {n}")
         if name == "sort":
-            arguments = f"ptr {f.at(t, out, start)}"
+            values = f.at(t, out, start)
+            f.copy(values, f.at(t, x, start), f.emit(f"mul i64 {n}, {dtype.itemsize}"))
+            arguments = f"ptr {values}"
         else:
             order = f.at("i64", out, start)
             with f.loop(n) as i:
                 f.store("i64", i, order, i)
             arguments = f"ptr {f.at(t, x, start)}, ptr {order}"
         status = f.emit(f"call i32 @ft.{full}({arguments}, i64 {n}, ptr null)")
-        failed, fine = f.fresh_label("failed"), f.fresh_label("sorted")
-        f.do(f"br i1 {f.emit(f'icmp slt i32 {status}, 0')}, label %{failed}, label %{fine}")
-        f.start(failed)
-        f.store("i64", f.emit(f"sext i32 {status} to i64"), "%status", "1")
-        f.do("ret i32 1")
-        f.start(fine)
-    f.do("ret i32 0")
-    return f.text()
+        with f.when(f.emit(f"icmp slt i32 {status}, 0")):
+            wide = f.emit(f"sext i32 {status} to i64")
+            f.do(f"store atomic i64 {wide}, ptr %failed monotonic, align 8")
+    return _whole(f, full)
+
+
+# ---------------------------------------------------------------------------- chunks of rows
+
+
+def _piece(full: str) -> Routine:
+    """What the pool calls: a function of `%chunk`, in which `%failed` is a status that is 0."""
+    f = Routine(f"{full}.piece", "ptr %env, i64 %chunk, i64 %end", "void", "internal")
+    for i, name in enumerate(("buffers", "numbers")):
+        f.do(f"%{name}.at = getelementptr ptr, ptr %env, i64 {i}")
+        f.do(f"%{name} = load ptr, ptr %{name}.at")
+    f.do("%failed = getelementptr i64, ptr %env, i64 2")
+    return f
+
+
+@contextmanager
+def _rows_of_chunk(f: Routine) -> Iterator[str]:
+    rows, size = (f.load("i64", "%numbers", str(i)) for i in (0, 2))
+    low = f.emit(f"mul i64 %chunk, {size}")
+    f.need("declare i64 @llvm.umin.i64(i64, i64)")
+    high = f.emit(f"call i64 @llvm.umin.i64(i64 {f.emit(f'mul i64 %end, {size}')}, i64 {rows})")
+    with f.loop(high, low) as row:
+        yield row
+
+
+def _whole(piece: Routine, full: str) -> str:
+    """The function that shares the chunks."""
+    piece.do("ret void")
+    f = Routine(f"ft_entry_{full}", _ARGUMENTS)
+    for part in (threads.POOL, threads.SHARED):
+        f.need(part)
+    env = f.array("[3 x i64]", 1)
+    f.store("ptr", "%buffers", env, "0")
+    f.store("ptr", "%numbers", env, "1")
+    f.store("i64", "0", env, "2")
+    rows, size = (f.load("i64", "%numbers", str(i)) for i in (0, 2))
+    beyond = f.emit(f"sub i64 {f.emit(f'add i64 {rows}, {size}')}, 1")
+    chunks = f.emit(f"udiv i64 {beyond}, {size}")
+    f.do(f"call void @ft_shared(ptr @{full}.piece, ptr {env}, i64 {chunks}, i64 1)")
+    code = f.load("i64", env, "2")
+    with f.when(f.emit(f"icmp ne i64 {code}, 0")):
+        f.store("i64", code, "%status", "1")
+    failed = f.emit(f"icmp ne i64 {code}, 0")
+    f.do(f"ret i32 {f.emit(f'zext i1 {failed} to i32')}")
+    f.parts |= piece.parts
+    return "\n".join([*f.parts, piece.function(), f.function()])
 
 
 # ---------------------------------------------------------------------------- radix sort
@@ -249,19 +306,26 @@ def _radix_pass(f: Routine, t: str, p: int, count: str, pointers: list) -> None:
 def _argsort_text(full: str, dtype: np.dtype) -> str:
     width = 8 * dtype.itemsize
     t = f"i{width}"
-    f = Routine(f"ft_entry_{full}", _ARGUMENTS)
+    f = _piece(full)
     f.need(_radix_text(width))
-    x, out, keys, positions = (f.load("ptr", "%buffers", str(i)) for i in range(4))
-    rows, n = (f.load("i64", "%numbers", str(i)) for i in (0, 1))
-    with f.loop(rows) as row:
+    x, out = (f.load("ptr", "%buffers", str(i)) for i in (0, 1))
+    n = f.load("i64", "%numbers", "1")
+    keys, positions = _scratch_of_chunk(f, t, n)
+    with _rows_of_chunk(f) as row:
         start = f.emit(f"mul i64 {row}, {n}")
         values, order = f.at(t, x, start), f.at("i64", out, start)
         with f.loop(n) as i:
             _enter(f, dtype, (keys, positions), i, _key(f, f.load(t, values, i), dtype), i)
         f.do(f"call void @ft_radix_{width}(ptr {keys}, ptr {positions}, i64 {n})")
         _write_positions(f, positions, order, n)
-    f.do("ret i32 0")
-    return f.text()
+    return _whole(f, full)
+
+
+def _scratch_of_chunk(f: Routine, t: str, extent: str) -> tuple[str, str]:
+    """Keys and positions, twice `extent` of them; a range of chunks works in those of its first."""
+    offset = f.emit(f"mul i64 %chunk, {f.emit(f'shl i64 {extent}, 1')}")
+    keys, positions = (f.load("ptr", "%buffers", str(i)) for i in (2, 3))
+    return f.at(t, keys, offset), f.at("i32", positions, offset)
 
 
 def _enter(
@@ -283,10 +347,11 @@ def _write_positions(f: Routine, positions: str, order: str, n: str) -> None:
 def _top_k_text(full: str, dtype: np.dtype) -> str:
     width = 8 * dtype.itemsize
     t = f"i{width}"
-    f = Routine(f"ft_entry_{full}", _ARGUMENTS)
+    f = _piece(full)
     f.need(_radix_text(width))
-    x, out, keys, positions = (f.load("ptr", "%buffers", str(i)) for i in range(4))
-    rows, n, k, capacity = (f.load("i64", "%numbers", str(i)) for i in range(4))
+    x, out = (f.load("ptr", "%buffers", str(i)) for i in (0, 1))
+    n, k, capacity = (f.load("i64", "%numbers", str(i)) for i in (1, 3, 4))
+    keys, positions = _scratch_of_chunk(f, t, capacity)
     last = f.emit(f"sub i64 {k}, 1")
 
     def cut(count: str) -> str:
@@ -297,7 +362,7 @@ def _top_k_text(full: str, dtype: np.dtype) -> str:
     def falling_key(values: str, i: str) -> str:
         return f.emit(f"xor {t} {_key(f, f.load(t, values, i), dtype)}, -1")
 
-    with f.loop(rows) as row:
+    with _rows_of_chunk(f) as row:
         values = f.at(t, x, f.emit(f"mul i64 {row}, {n}"))
         with f.loop(capacity) as i:
             _enter(f, dtype, (keys, positions), i, falling_key(values, i), i)
@@ -314,8 +379,7 @@ def _top_k_text(full: str, dtype: np.dtype) -> str:
                     held.set(k)
         cut(held.get())
         _write_positions(f, positions, f.at("i64", out, f.emit(f"mul i64 {row}, {k}")), k)
-    f.do("ret i32 0")
-    return f.text()
+    return _whole(f, full)
 
 
 _TEXTS: dict[str, Callable[[str, np.dtype], str]] = {

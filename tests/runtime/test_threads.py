@@ -81,8 +81,45 @@ MATRICES = {
     ),
     "triangles": (lambda x: np.abs(np.linalg.qr(x)[1]), RNG.normal(size=(41, 24, 20))),
 }  # fmt: skip
+PRODUCTS = {
+    "batched_products": (lambda x: x @ x, RNG.normal(size=(900, 12, 12))),
+    "products_of_two_axes": (
+        lambda x: np.einsum("bthi,bshi->bhts", x, x), RNG.normal(size=(40, 10, 12, 16)),
+    ),
+    "integer_products": (lambda x: x @ x, RNG.integers(-9, 9, size=(300, 15, 15))),
+    "complex_products": (lambda x: x @ (1j * x), RNG.normal(size=(400, 15, 15)) + 1j),
+    "few_columns": (lambda x: x @ x[:3].T, RNG.normal(size=(900, 500))),
+    "matrix_times_vector": (lambda x: x @ x[0], RNG.normal(size=(900, 700))),
+    "vector_times_matrix": (lambda x: x[:, 0] @ x, RNG.normal(size=(900, 700))),
+    "large_product": (lambda x: x @ x.T, RNG.normal(size=(300, 200))),
+}  # fmt: skip
+ROWS = RNG.normal(size=(301, 700)).round(2)
+ORDERS = {
+    "sorted_rows": (lambda x: np.sort(x, axis=-1), ROWS),
+    "orders_of_long_rows": (lambda x: np.argsort(x, axis=-1, kind="stable"), ROWS),
+    "orders_of_short_rows": (
+        lambda x: np.argsort(x, axis=-1, kind="stable"), ROWS.reshape(-1, 70),
+    ),
+    "largest_of_rows": (lambda x: ft.lax.top_k(x, 5), ROWS),
+    "places_in_a_row": (lambda x: np.searchsorted(np.arange(99.0), x), RNG.normal(size=N)),
+}  # fmt: skip
+LOOKUPS = {
+    "rows_by_number": (
+        lambda i: np.sin(ft.numpy.take(np.arange(64e3).reshape(1000, 64), i, axis=0)),
+        "rows",
+    ),
+    "numbers_by_number": (lambda i: ft.numpy.take(np.arange(1e3), i) * 2, "numbers"),
+    "sums_of_numbers": (lambda i: np.sum(ft.numpy.take(np.arange(1e3), i)), "numbers"),
+}
+INDICES = {
+    "rows": RNG.integers(-1000, 1000, size=9000),
+    "numbers": RNG.integers(-1000, 1000, size=N),
+}
 PROGRAMS = {
+    **{name: (f, INDICES[kind]) for name, (f, kind) in LOOKUPS.items()},
     **CONVOLUTIONS,
+    **ORDERS,
+    **PRODUCTS,
     **MATRICES,
     "elementwise": (lambda x: np.tanh(x) * np.exp(-x * x), RNG.normal(size=N)),
     "sums": (lambda x: (np.sum(x), np.max(x), np.sum(x * x), np.min(x)), RNG.normal(size=N)),
@@ -111,6 +148,17 @@ def test_results_do_not_depend_on_the_number_of_threads(name):
     assert found[0] == found[1] == found[2]
     for got, want in zip(ft.tree.leaves(compiled(x)), ft.tree.leaves(function(x)), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5 if x.dtype == np.float32 else 1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("name", LOOKUPS)
+def test_the_first_index_out_of_bounds_is_reported(name, n):
+    function, kind = LOOKUPS[name]
+    indices = INDICES[kind].copy()
+    wrong = np.linspace(len(indices) // 3, len(indices) - 1, 7).astype(int)
+    indices[wrong] = 5000 + np.arange(7)
+    with ft.threads(n), pytest.raises(IndexError, match="index 5000 is out of bounds"):
+        ft.jit(function)(indices)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
