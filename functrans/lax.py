@@ -18,7 +18,9 @@ from functrans import lax_linalg as linalg
 from functrans.core import get_aval, is_weak
 from functrans.interpreters.collectives import axis_index, pmax, pmean, pmin, psum
 from functrans.numpy import promotion
+from functrans.numpy.fft import transform_operand
 from functrans.numpy.promotion import array, cast, normalize_axes, normalize_axis
+from functrans.ops.fourier import FftType
 from functrans.windows import (
     ConvDimensionNumbers,
     conv,
@@ -439,22 +441,36 @@ def dot(lhs: Any, rhs: Any) -> Any:
     return dot_general(a, b, (((a.ndim - 1,), (0,)), ((), ())))
 
 
+def fft(x: Any, fft_type: FftType | str, fft_lengths: Sequence[int]) -> Any:
+    """The transform `fft_type`, a name as in numpy.fft, of as many points over the last axes.
+
+    Nothing is padded or cropped: extents are `fft_lengths`, for irfft the last is n // 2 + 1.
+    """
+    if isinstance(fft_type, str):
+        if fft_type.upper() not in FftType.__members__:
+            names = ", ".join(FftType.__members__)
+            raise ValueError(f"fft_type must be one of {names}, got {fft_type!r}.")
+        fft_type = FftType[fft_type.upper()]
+    x = transform_operand(x, fft_type)
+    lengths = tuple(n.__index__() for n in fft_lengths)
+    return ops.fft(x, fft_type=fft_type, fft_lengths=lengths) if lengths else x
+
+
 __all__ = [
-    "ConvDimensionNumbers", "abs", "acos", "acosh", "add", "argmax", "argmin", "asin", "asinh",
-    "atan", "atan2", "atanh", "axis_index", "bitwise_and", "bitwise_not", "bitwise_or",
+    "ConvDimensionNumbers", "FftType", "abs", "acos", "acosh", "add", "argmax", "argmin", "asin",
+    "asinh", "atan", "atan2", "atanh", "axis_index", "bitwise_and", "bitwise_not", "bitwise_or",
     "bitwise_xor", "broadcast", "broadcast_in_dim", "broadcasted_iota", "cbrt", "ceil", "clamp",
     "complex", "concatenate", "conj", "conv", "conv_dimension_numbers", "conv_general_dilated",
     "conv_transpose", "conv_with_general_padding", "convert_element_type", "cos", "cosh",
-    "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "digamma", "div", "dot",
-    "dot_general", "dynamic_index_in_dim", "dynamic_slice", "dynamic_slice_in_dim",
-    "dynamic_update_index_in_dim", "dynamic_update_slice", "dynamic_update_slice_in_dim", "eq",
-    "erf", "erf_inv", "erfc", "exp", "exp2", "expand_dims", "expm1", "floor", "full",
-    "full_like", "ge", "gt", "imag", "index_in_dim", "integer_pow", "iota", "is_finite", "le",
-    "lgamma", "linalg", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg",
-    "nextafter", "pad", "padtype_to_pads", "pmax", "pmean", "pmin", "population_count", "pow",
-    "psum", "real", "reciprocal", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
-    "reduce_prod", "reduce_sum", "reduce_window", "rem", "reshape", "rev", "rsqrt", "select",
-    "select_n", "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "slice",
-    "slice_in_dim", "sort", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tan", "tanh",
-    "top_k", "transpose",
+    "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "digamma", "div", "dot", "dot_general",
+    "dynamic_index_in_dim", "dynamic_slice", "dynamic_slice_in_dim", "dynamic_update_index_in_dim",
+    "dynamic_update_slice", "dynamic_update_slice_in_dim", "eq", "erf", "erf_inv", "erfc", "exp",
+    "exp2", "expand_dims", "expm1", "fft", "floor", "full", "full_like", "ge", "gt", "imag",
+    "index_in_dim", "integer_pow", "iota", "is_finite", "le", "lgamma", "linalg", "log", "log1p",
+    "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "pad", "padtype_to_pads",
+    "pmax", "pmean", "pmin", "population_count", "pow", "psum", "real", "reciprocal", "reduce_and",
+    "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "reduce_window", "rem",
+    "reshape", "rev", "rsqrt", "select", "select_n", "shift_left", "shift_right_arithmetic", "sign",
+    "sin", "sinh", "slice", "slice_in_dim", "sort", "sqrt", "square", "squeeze", "stop_gradient",
+    "sub", "tan", "tanh", "top_k", "transpose",
 ]  # fmt: skip

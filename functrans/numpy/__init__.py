@@ -24,7 +24,7 @@ from numpy import (
     uint64, uint8, unravel_index,
 )
 
-from functrans.numpy import array_methods, linalg
+from functrans.numpy import array_methods, fft, linalg
 from functrans.numpy.dispatch import NAMES as _NAMES
 from functrans.numpy import scipy_special as _scipy_special
 from functrans.numpy.composites import (
@@ -210,6 +210,7 @@ __all__ = [
     "extract",
     "eye",
     "fabs",
+    "fft",
     "finfo",
     "fix",
     "flatnonzero",

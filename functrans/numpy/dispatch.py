@@ -45,9 +45,17 @@ def implements(*numpy_functions: Any, public: bool = True) -> Callable[[F], F]:
 
 def implements_linalg(name: str) -> Callable[[F], F]:
     """`implements` for a function of `numpy.linalg`."""
+    return _implements_in(np.linalg, name)
 
+
+def implements_fft(name: str) -> Callable[[F], F]:
+    """`implements` for a function of `numpy.fft`."""
+    return _implements_in(np.fft, name)
+
+
+def _implements_in(module: Any, name: str) -> Callable[[F], F]:
     def decorate(traced: F) -> F:
-        eager = getattr(np.linalg, name)
+        eager = getattr(module, name)
         TRACED[eager] = traced
         return eager_or_traced(eager, traced)
 

@@ -102,6 +102,9 @@ from functrans.ops.factorizations import (
     pivots_to_order,
     qr,
 )
+from functrans.ops.fourier import (
+    fft,
+)
 from functrans.ops.indexing import (
     dynamic_slice,
     dynamic_update_slice,
@@ -216,6 +219,7 @@ __all__ = [
     "exp2",
     "expand_dims",
     "expm1",
+    "fft",
     "filled",
     "floor",
     "floor_divide",

@@ -294,7 +294,7 @@ ROWS = [(name, i) for name, cases in CASES.items() for i in range(len(cases))]
 ELSEWHERE = {
     "at": "test_indexing", "compress": "test_indexing", "nonzero": "test_indexing",
         "flatnonzero": "test_indexing",
-    "argwhere": "test_indexing", "extract": "test_indexing", "linalg": "below",
+    "argwhere": "test_indexing", "extract": "test_indexing", "linalg": "below", "fft": "test_fft",
     "amax": "max", "amin": "min",
 }  # fmt: skip
 

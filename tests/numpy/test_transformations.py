@@ -15,6 +15,7 @@ import functrans.numpy as fnp
 from functrans import lax, nn
 from tests.numpy.checked_trace import same
 from tests.numpy.test_against_numpy import CASES, LINALG
+from tests.numpy.test_fft import FFT
 
 NOT_ARRAYS = {"shape", "ndim", "size", "result_type", "iscomplexobj", "isrealobj", "isscalar",
               "can_cast", "allclose", "array_equal", "array_equiv", "matrix_rank"}  # fmt: skip
@@ -42,7 +43,12 @@ def is_wide(x: Any) -> bool:
 def table() -> dict[str, tuple[Any, Any, tuple[Any, ...], dict[str, Any], int]]:
     """The calls with a float64 or complex128 array, by name and number."""
     found = {}
-    for module, numpys, cases in ((fnp, np, CASES), (fnp.linalg, np.linalg, LINALG)):
+    tables = (
+        ("", fnp, np, CASES),
+        ("linalg-", fnp.linalg, np.linalg, LINALG),
+        ("fft-", fnp.fft, np.fft, FFT),
+    )
+    for prefix, module, numpys, cases in tables:
         for name, calls in cases.items():
             for i, (args, kwargs) in enumerate(calls):
                 places = [k for k, a in enumerate(args) if is_wide(a)]
@@ -62,9 +68,8 @@ def table() -> dict[str, tuple[Any, Any, tuple[Any, ...], dict[str, Any], int]]:
                         getattr(numpys, name)(*args, **kwargs)
                     except Exception:
                         continue
-                key = f"{name}-{i}" if module is fnp else f"linalg-{name}-{i}"
                 both = (getattr(module, name), getattr(numpys, name))
-                found[key] = (*both, args, kwargs, places[0])
+                found[f"{prefix}{name}-{i}"] = (*both, args, kwargs, places[0])
     return found
 
 

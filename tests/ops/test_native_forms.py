@@ -21,7 +21,9 @@ from functrans.runtime.executable import compile_program
 
 DTYPES = "?bBhHiIlLefdFD"
 # (primitive, dtypes): reason. Host steps that are meant.
-DELIBERATE_GAPS: dict[str, str] = {}
+DELIBERATE_GAPS: dict[str, str] = {
+    "fft": "NumPy's pocketfft is faster than loops of ours would be; see docs/architecture.md",
+}
 AXIS: Callable[..., Any] = lambda p, x: [p(x, axis=0), p(x, axis=1)]  # noqa: E731
 AXES: Callable[..., Any] = lambda p, x: [p(x, axes=a) for a in ((0,), (1,), (0, 1))]  # noqa: E731
 I8 = np.dtype(np.int64)
