@@ -1,4 +1,4 @@
-"""LLVM by `llvmlite.binding`, as llvmlite documents it: slower than `llvm_library`, for all versions.
+"""LLVM by `llvmlite.binding`, as llvmlite documents it: slower than `llvm_library`, always right.
 
 One context and one lock serve all modules, so they are compiled one after another.
 """
