@@ -30,6 +30,8 @@ _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 _NOT_FINITE = (LinAlgError, "Array must not contain infs or NaNs")
 _SINGULAR = (LinAlgError, "Singular matrix")
 
+PART = 1 << 17  # work of a part of the right-hand sides of one matrix, at least
+
 # ---------------------------------------------------------------------------- pieces
 
 
@@ -240,7 +242,10 @@ def triangular_solve(
         return [lapack_values.triangular_solve(view, right, **options)]
 
     trans = "C" if conjugate_a else "T" if transpose_a != layout.by_columns else "N"
-    routine, arguments = _triangular_arguments(layout, y, trans, **sides)
+    count = batch_of(y)[1]
+    work = y.size * a.shape[-1] // count // 8
+    parts = _parts(y, work, left_side=sides["left_side"]) if count == 1 else 1
+    routine, arguments = _triangular_arguments(layout, y, trans, parts, **sides)
     (x,) = call_lapack(
         b,
         routine,
@@ -248,15 +253,29 @@ def triangular_solve(
         [nodes.base_of(a), y],
         [(y.shape, y.dtype)],
         arguments,
-        batch=batch_of(y)[1],
+        batch=count * parts,
         in_place=[(0, 1)],
-        work=y.size * a.shape[-1] // batch_of(y)[1] // 8,
+        work=work // parts,
     )
     return x
 
 
+def _parts(y: Node, work: int, *, left_side: bool) -> int:
+    """How many equal parts the right-hand sides of one matrix make, a batch that threads share."""
+    sides = y.shape[-1 if left_side else -2]
+    most = max(1, min(lapack.CHUNKS, work // PART))
+    return max(n for n in range(1, most + 1) if sides % n == 0)
+
+
 def _triangular_arguments(
-    layout: Layout, y: Node, trans: str, *, left_side: bool, lower: bool, unit_diagonal: bool
+    layout: Layout,
+    y: Node,
+    trans: str,
+    parts: int,
+    *,
+    left_side: bool,
+    lower: bool,
+    unit_diagonal: bool,
 ) -> tuple[str, list[Argument]]:
     """The routine and its arguments; `trans` is what trsm is to do with `a` as LAPACK sees it.
 
@@ -272,9 +291,15 @@ def _triangular_arguments(
         turned = "NT"[(trans == "N") == left_side]
         return "trsv", [uplo, Letter(turned), diag, Integer(n), matrix, leading, each(2, y),
                         Integer(1)]  # fmt: skip
+    right, m, n = each(2, y), rows, columns
+    if parts > 1:  # each is a "matrix" that begins behind the one before
+        between = rows // parts if left_side else rows * (columns // parts)
+        right = Matrices(2, between * y.dtype.itemsize)
+        m, n = (rows // parts, columns) if left_side else (rows, columns // parts)
+        matrix = Matrices(0)
     return "trsm", [
-        Letter("R" if left_side else "L"), uplo, Letter(trans), diag, Integer(rows),
-        Integer(columns), ONE, matrix, leading, each(2, y), Integer(rows),
+        Letter("R" if left_side else "L"), uplo, Letter(trans), diag, Integer(m),
+        Integer(n), ONE, matrix, leading, right, Integer(rows),
     ]  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def top_k_rows(b: NodeBuilder, x: Node, k: int) -> Node:
     n = x.shape[-1]
     if x.dtype.kind == "c" or n >= 2**31:
         raise NotNative(f"top_k of {x.dtype}")
-    capacity = min(n, max(4 * k, k + 1024))
+    capacity = min(n, max(4 * k, k + min(1024, max(118, n // 16))))
     rows = x.size // max(n, 1)
     scratch = _scratch(capacity * len(_chunks(rows, n)), x.dtype)
     return b.native(

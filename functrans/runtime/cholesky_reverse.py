@@ -16,7 +16,7 @@ done column by column, which is the same with one column for the first half.
 
 from __future__ import annotations
 
-from functrans.runtime import codegen, lapack
+from functrans.runtime import blas, codegen, lapack, threads
 
 SMALL = 24  # rows; of 8, 16, 24, 32, 48 and 64 the best for n = 60, 100 and 500
 
@@ -27,8 +27,18 @@ def provide(char: str) -> str:
     name = f"cholesky_reverse_{char}"
     t = {"f": "float", "d": "double"}[char]
     size = {"f": 4, "d": 8}[char]
-    text = _DRIVER + _HALVES + _COLUMNS
-    for word, value in {"T": t, "SIZE": size, "SMALL": SMALL, "NAME": name, **symbols}.items():
+    get, limit = blas.thread_symbols()
+    text = "\n".join((threads.POOL, threads.SHARED, _DRIVER, _HALVES, _COLUMNS))
+    words = {
+        "T": t,
+        "SIZE": size,
+        "SMALL": SMALL,
+        "NAME": name,
+        "get": get,
+        "set": limit,
+        **symbols,
+    }
+    for word, value in words.items():
         text = text.replace(f"<{word}>", str(value))
     codegen.provide(name, text)
     return f"ft_{name}"
@@ -44,6 +54,32 @@ declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 @<NAME>.N = private constant i8 78
 @<NAME>.T = private constant i8 84
 
+declare i32 @<get>()
+declare void @<set>(i32)
+
+define internal void @<NAME>.piece(ptr %env, i64 %begin, i64 %end) {
+entry:
+  %l = load ptr, ptr %env
+  %z.at = getelementptr ptr, ptr %env, i64 1
+  %z = load ptr, ptr %z.at
+  %n.at = getelementptr i64, ptr %env, i64 2
+  %n = load i64, ptr %n.at
+  %square = mul i64 %n, %n
+  br label %body
+body:
+  %i = phi i64 [ %begin, %entry ], [ %next, %body ]
+  %at = mul i64 %i, %square
+  %li = getelementptr <T>, ptr %l, i64 %at
+  %zi = getelementptr <T>, ptr %z, i64 %at
+  call void @<NAME>.halves(ptr %li, ptr %zi, i64 %n, i64 %n)
+  %next = add i64 %i, 1
+  %more = icmp slt i64 %next, %end
+  br i1 %more, label %body, label %done
+done:
+  ret void
+}
+
+; OpenBLAS is limited to one thread meanwhile: see `lapack`.
 define i32 @ft_entry_<NAME>(ptr %buffers, ptr %numbers, ptr %status) {
 entry:
   %batch = load i64, ptr %numbers
@@ -58,18 +94,28 @@ entry:
   %one = mul i64 %square, <SIZE>
   %all = mul i64 %one, %batch
   call void @llvm.memcpy.p0.p0.i64(ptr %z, ptr %ct, i64 %all, i1 false)
-  br label %head
-head:
-  %i = phi i64 [ 0, %entry ], [ %next, %body ]
-  %more = icmp slt i64 %i, %batch
-  br i1 %more, label %body, label %done
-body:
-  %at = mul i64 %i, %one
-  %li = getelementptr i8, ptr %l, i64 %at
-  %zi = getelementptr i8, ptr %z, i64 %at
-  call void @<NAME>.halves(ptr %li, ptr %zi, i64 %n, i64 %n)
-  %next = add i64 %i, 1
-  br label %head
+  %env = alloca [3 x ptr]
+  store ptr %l, ptr %env
+  %z.to = getelementptr ptr, ptr %env, i64 1
+  store ptr %z, ptr %z.to
+  %n.to = getelementptr i64, ptr %env, i64 2
+  store i64 %n, ptr %n.to
+  %threads = call i32 @<get>()
+  %several = icmp sgt i32 %threads, 1
+  br i1 %several, label %limit, label %run
+limit:
+  call void @<set>(i32 1)
+  br label %run
+run:
+  %cube = mul i64 %square, %n
+  %least = add i64 %cube, 1024
+  %rows = udiv i64 131072, %least
+  %size = add i64 %rows, 1
+  call void @ft_shared(ptr @<NAME>.piece, ptr %env, i64 %batch, i64 %size)
+  br i1 %several, label %lift, label %done
+lift:
+  call void @<set>(i32 %threads)
+  br label %done
 done:
   ret i32 0
 }

@@ -79,6 +79,11 @@ MATRICES = {
     "singular_values": (
         lambda x: np.linalg.svd(x, compute_uv=False), RNG.normal(size=(3, 11, 24, 20)),
     ),
+    "gradients_of_factors": (
+        ft.grad(lambda x: np.sum(np.sin(np.linalg.cholesky(positive(x))))),
+        RNG.normal(size=(41, 30, 30)),
+    ),
+    "one_inverse": (lambda x: np.linalg.inv(positive(x)), RNG.normal(size=(200, 200))),
     "triangles": (lambda x: np.abs(np.linalg.qr(x)[1]), RNG.normal(size=(41, 24, 20))),
 }  # fmt: skip
 PRODUCTS = {
