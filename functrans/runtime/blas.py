@@ -11,7 +11,7 @@ import ctypes
 import functools
 import importlib
 import importlib.util
-from pathlib import Path
+import os
 from typing import Any
 
 from functrans.runtime import codegen, symbols
@@ -86,16 +86,17 @@ def _thread_functions() -> tuple[Any, Any] | None:
     return None if get is None or limit is None else (get, limit)
 
 
-def libraries() -> list[Path]:
+def libraries() -> list[str]:
     """The files of OpenBLAS that NumPy's and SciPy's wheels bring along."""
-    found: list[Path] = []
+    found: list[str] = []
     for package in ("numpy", "scipy"):
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             continue
-        home = Path(spec.origin).parent
-        for folder in (home.parent / f"{package}.libs", home / ".dylibs", home / "_core"):
-            found.extend(sorted(folder.glob("*openblas*")))
+        home = os.path.dirname(spec.origin)
+        for folder in (f"{home}.libs", os.path.join(home, ".dylibs"), os.path.join(home, "_core")):
+            names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+            found.extend(os.path.join(folder, name) for name in names if "openblas" in name)
     return found
 
 

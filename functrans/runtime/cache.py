@@ -20,15 +20,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import platform
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,7 +50,8 @@ class Entry:
 
     def packed(self) -> bytes:
         """The file: checksum, length of the header, header, object."""
-        header = json.dumps([self.units, self.wanted, fingerprint()]).encode()
+        fields = (" ".join(self.units), " ".join(self.wanted), fingerprint())
+        header = "\n".join(fields).encode()
         body = len(header).to_bytes(8, "little") + header + self.code
         return _CHECKSUM(body).digest() + body
 
@@ -64,18 +62,17 @@ class Entry:
         if len(body) < 8 or _CHECKSUM(body).digest() != data[:_DIGEST]:
             return None
         end = 8 + int.from_bytes(body[:8], "little")
-        units, wanted, made_for = json.loads(body[8:end])
+        units, wanted, made_for = body[8:end].decode().split("\n")
         if made_for != fingerprint():
             return None
-        return Entry(tuple(units), tuple(wanted), body[end:])
+        return Entry(tuple(units.split()), tuple(wanted.split()), body[end:])
 
 
 @functools.cache
 def fingerprint() -> str:
     """What compiled code depends on besides its text: this machine, these versions."""
     parts = [
-        llvm.host_name(),
-        llvm.host_features(),
+        llvm.host(),
         platform.machine(),
         sys.platform,
         sys.implementation.cache_tag,
@@ -88,9 +85,9 @@ def fingerprint() -> str:
 
 def _own_sources() -> Iterator[str]:
     """The state of the files that decide what code a unit's key leads to."""
-    package = Path(__file__).parents[1]
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     for folder in ("compiler", "runtime"):
-        with os.scandir(package / folder) as found:
+        with os.scandir(os.path.join(package, folder)) as found:
             files = sorted((f for f in found if f.name.endswith(".py")), key=lambda f: f.name)
         for file in files:
             state = file.stat()
@@ -100,36 +97,39 @@ def _own_sources() -> Iterator[str]:
 # ---------------------------------------------------------------------------- the folder
 
 
-def folder() -> Path | None:
+def folder() -> str | None:
     """Where entries are kept; None where nothing is."""
     return _folder(os.environ.get(SWITCH, ""))
 
 
 @functools.cache
-def _folder(setting: str) -> Path | None:
+def _folder(setting: str) -> str | None:
     if setting.lower() in _OFF:
         return None
+    path = setting or os.path.join(_system_folder(), "functrans")
     try:
-        path = Path(setting) if setting else _system_folder() / "functrans"
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.path.isabs(path) and not setting:
+            return None  # no home
+        os.makedirs(path, mode=0o700, exist_ok=True)
         return path if _is_private(path) else None
-    except (OSError, RuntimeError):
-        return None  # no home, or one that cannot be written to: compile every time
+    except OSError:
+        return None  # it cannot be written to: compile every time
 
 
-def _system_folder() -> Path:
+def _system_folder() -> str:
+    home = os.path.expanduser("~")
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        return os.environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return os.path.join(home, "Library", "Caches")
+    return os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
 
 
-def _is_private(path: Path) -> bool:
+def _is_private(path: str) -> bool:
     """Whether only this user can put code there."""
     if not hasattr(os, "getuid"):
         return True
-    found = path.stat()
+    found = os.stat(path)
     return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
@@ -142,7 +142,7 @@ def find(names: Iterable[str]) -> list[Entry]:
     if home is None:
         return []
     files = dict.fromkeys(filter(None, (_pointer(home, name) for name in names)))
-    return [entry for file in files if (entry := _read(home / file)) is not None]
+    return [entry for file in files if (entry := _read(os.path.join(home, file))) is not None]
 
 
 def _unit_file(name: str) -> str:
@@ -150,20 +150,21 @@ def _unit_file(name: str) -> str:
     return f"{made_for}.unit"
 
 
-def _pointer(home: Path, name: str) -> str | None:
+def _pointer(home: str, name: str) -> str | None:
     try:
-        text = (home / _unit_file(name)).read_text()
+        with open(os.path.join(home, _unit_file(name)), encoding="ascii") as f:
+            text = f.read()
     except (OSError, UnicodeDecodeError):
         return None
     return text if text.endswith(".entry") and "/" not in text and os.sep not in text else None
 
 
-def _read(path: Path) -> Entry | None:
+def _read(path: str) -> Entry | None:
     try:
-        entry = Entry.unpacked(path.read_bytes())
-    except (OSError, ValueError, TypeError):
+        with open(path, "rb") as f:
+            return Entry.unpacked(f.read())
+    except (OSError, ValueError):
         return None
-    return entry
 
 
 def store(entry: Entry) -> None:
@@ -174,14 +175,16 @@ def store(entry: Entry) -> None:
     data = entry.packed()
     file = f"{_CHECKSUM(data).hexdigest()[:40]}.entry"
     with contextlib.suppress(OSError):
-        _write(home / file, data)
+        _write(os.path.join(home, file), data)
         for name in entry.units:
-            _write(home / _unit_file(name), file.encode())
+            _write(os.path.join(home, _unit_file(name)), file.encode())
         _trim(home)
 
 
-def _write(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+def _write(path: str, data: bytes) -> None:
+    temporary = os.path.join(os.path.dirname(path), f"{os.urandom(16).hex()}.part")
+    is_new = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+    handle = os.open(temporary, is_new, 0o600)
     try:
         with os.fdopen(handle, "wb") as f:
             f.write(data)
@@ -192,16 +195,25 @@ def _write(path: Path, data: bytes) -> None:
         raise
 
 
-def _trim(home: Path) -> None:
+def _files(home: str | None) -> list[os.DirEntry[str]]:
+    if home is None:
+        return []
+    with os.scandir(home) as found:
+        return list(found)
+
+
+def _trim(home: str) -> None:
     """Keep the folder below its limit; looked at about once in fifty times."""
     if os.urandom(1)[0] >= 5:
         return
-    found = sorted((f.stat().st_mtime, f.stat().st_size, f) for f in home.glob("*.entry"))
+    states = ((f.stat(), f.path) for f in _files(home) if f.name.endswith(".entry"))
+    found = sorted((state.st_mtime, state.st_size, path) for state, path in states)
     total = sum(size for _, size, _ in found)
-    for _, size, file in found:
+    for _, size, path in found:
         if total <= LIMIT_BYTES:
             break
-        file.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
         total -= size
 
 
@@ -211,22 +223,22 @@ def _trim(home: Path) -> None:
 def info() -> dict[str, Any]:
     """Where compiled code is kept, and how much: `folder`, `entries`, `units`, `bytes`."""
     home = folder()
-    files = [] if home is None else list(home.iterdir())
-    entries = [f for f in files if f.suffix == ".entry"]
+    files = _files(home)
+    entries = [f for f in files if f.name.endswith(".entry")]
     return {
-        "folder": None if home is None else str(home),
+        "folder": home,
         "entries": len(entries),
-        "units": sum(f.suffix == ".unit" for f in files),
+        "units": sum(f.name.endswith(".unit") for f in files),
         "bytes": sum(f.stat().st_size for f in entries),
     }
 
 
 def clear() -> None:
     """Delete all compiled code on disk; what this process has loaded stays."""
-    home = folder()
-    for file in [] if home is None else home.iterdir():
-        if file.suffix in (".entry", ".unit", ".part"):
-            file.unlink(missing_ok=True)
+    for file in _files(folder()):
+        if file.name.endswith((".entry", ".unit", ".part")):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(file.path)
 
 
 __all__ = ["clear", "info"]

@@ -12,6 +12,7 @@ that straight-line code without reference counts wants.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -20,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from functrans.runtime import cache, llvm, symbols
+from functrans.runtime import cache, llvm, loader, symbols
 
 Parts = tuple[str, ...]
 _lock = threading.RLock()
@@ -121,14 +122,15 @@ def _made(groups: list[dict[Unit, Parts]]) -> list[cache.Entry]:
     waiting, made, failures = list(reversed(groups)), [], []
 
     def work() -> None:
-        while waiting:
+        while not failures:
             try:
-                made.append(_compiled(waiting.pop()))
+                group = waiting.pop()
             except IndexError:  # another thread took the last
                 return
+            try:
+                made.append(_compiled(group))
             except BaseException as error:
                 failures.append(error)
-                return
 
     others = min(len(groups), llvm.threads()) - 1
     helpers = [threading.Thread(target=work, daemon=True) for _ in range(others)]
@@ -220,15 +222,18 @@ def _link(entries: list[cache.Entry]) -> None:
     names = [name for entry in entries for name in entry.units]
     together = [entries] if len(set(names)) == len(names) else [[entry] for entry in entries]
     for group in filter(None, together):
-        wanted = {name for entry in group for name in entry.wanted}
-        _addresses.update(
-            llvm.link(
-                f"functrans_{next(_serial)}",
-                [entry.code for entry in group],
-                {name: address_of(name) for name in wanted},
-                [name for entry in group for name in entry.units],
-            )
-        )
+        _addresses.update(_linked(group))
+
+
+def _linked(entries: list[cache.Entry]) -> dict[str, int]:
+    """The addresses of the functions of some object files, linked as one library."""
+    code = [entry.code for entry in entries]
+    exports = [name for entry in entries for name in entry.units]
+    if loader.SUPPORTED:
+        with contextlib.suppress(loader.UnsupportedObject):
+            return loader.load(code, exports, address_of)
+    imports = {name: address_of(name) for entry in entries for name in entry.wanted}
+    return llvm.link(f"functrans_{next(_serial)}", code, imports, exports)
 
 
 def provide(name: str, text: str, *, passes: int = ALL_PASSES) -> None:

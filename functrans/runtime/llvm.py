@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import functools
 import importlib.machinery
+import os
 import re
-from pathlib import Path
 from typing import Any
 
 from functrans.runtime import llvm_binding, llvm_library
@@ -31,8 +31,9 @@ def _version() -> str:
     spec = importlib.machinery.PathFinder.find_spec("llvmlite")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("compiling needs llvmlite, which is not installed.")
-    file = Path(next(iter(spec.submodule_search_locations))) / "_version.py"
-    text = file.read_text() if file.exists() else ""
+    file = os.path.join(next(iter(spec.submodule_search_locations)), "_version.py")
+    with open(file, encoding="utf-8") as f:
+        text = f.read()
     found = re.search(r"\"version\": \"(\d+\.\d+)\.|version = '(\d+\.\d+)\.", text)
     return next(filter(None, found.groups())) if found else ""
 

@@ -26,6 +26,11 @@ def version() -> str:
     return ".".join(map(str, _binding().llvm_version_info))
 
 
+def host() -> str:
+    """What tells one processor from another."""
+    return f"{host_name()} {host_features()}"
+
+
 @functools.cache
 def host_name() -> str:
     """LLVM's name of this processor."""

@@ -12,17 +12,16 @@ import ctypes
 import functools
 import importlib.machinery
 import os
+import platform
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 _POINTER, _TEXT, _INT, _BOOL = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_bool
 _SIZE, _OUT = ctypes.c_size_t, ctypes.POINTER(ctypes.c_void_p)
 # Result, and arguments, of `LLVMPY_<name>`.
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "GetVersionInfo": (ctypes.c_uint,),
     "DisposeString": (None, _POINTER),
     "InitializeNativeTarget": (_INT,),
     "InitializeNativeAsmPrinter": (_INT,),
@@ -67,6 +66,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
         _POINTER, _POINTER, _TEXT, _POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _OUT,
     ),
 }  # fmt: skip
+_PROC_FLAGS = sys.platform == "linux" and platform.machine() == "x86_64"
 _lock = threading.Lock()
 
 
@@ -77,9 +77,9 @@ class LLVMError(RuntimeError):
 class _Library:
     """The functions of `_SIGNATURES` as attributes."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: str):
         try:
-            handle = ctypes.CDLL(str(path))
+            handle = ctypes.CDLL(path)
             for name, (result, *arguments) in _SIGNATURES.items():
                 function = handle[f"LLVMPY_{name}"]
                 function.restype, function.argtypes = result, arguments
@@ -93,15 +93,21 @@ class _Library:
 
 
 @functools.cache
-def library() -> Any:
-    """The library of llvmlite, loaded without importing the package."""
+def _path() -> str:
+    """Where the library of llvmlite is, found without importing the package."""
     spec = importlib.machinery.PathFinder.find_spec("llvmlite")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("compiling needs llvmlite, which is not installed.")
     name = {"darwin": "libllvmlite.dylib", "win32": "llvmlite.dll"}.get(
         sys.platform, "libllvmlite.so"
     )
-    return _Library(Path(next(iter(spec.submodule_search_locations))) / "binding" / name)
+    return os.path.join(next(iter(spec.submodule_search_locations)), "binding", name)
+
+
+@functools.cache
+def library() -> Any:
+    """The library, which takes 6 ms to load: only to compile."""
+    return _Library(_path())
 
 
 def _string(place: ctypes.c_void_p) -> str:
@@ -119,8 +125,34 @@ def _asked(name: str) -> str:
 
 
 def version() -> str:
-    """The version of LLVM, as a number that grows."""
-    return str(library().GetVersionInfo())
+    """What tells one LLVM from another."""
+    found = os.stat(_path())
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+# The lines of /proc/cpuinfo that say what a processor is, and not how busy.
+_LASTING = ("vendor_id", "cpu family", "model", "stepping", "flags")
+_CPU_BYTES = 1 << 14  # enough for the first processor
+
+
+@functools.cache
+def host() -> str:
+    """What tells one processor from another, asked of the system where it knows."""
+    if _PROC_FLAGS:
+        return "\n".join(x for x in _first_processor() if x.startswith(_LASTING))
+    return f"{host_name()} {host_features()}"
+
+
+@functools.cache
+def _first_processor() -> list[str]:
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
+        return f.read(_CPU_BYTES).split("\n\n")[0].splitlines()
+
+
+@functools.cache
+def _flags() -> frozenset[str]:
+    line = next((x for x in _first_processor() if x.startswith("flags")), "")
+    return frozenset(line.split(":")[-1].split())
 
 
 @functools.cache
@@ -138,6 +170,8 @@ def host_features() -> str:
 @functools.cache
 def has_feature(name: str) -> bool:
     """Whether this processor has an instruction set."""
+    if _PROC_FLAGS:  # where the names are the same
+        return name in _flags()
     return f"+{name}" in host_features().split(",")
 
 
