@@ -47,7 +47,7 @@ class Primitive:
     - `transpose(ct, *args, **params) -> cotangents`, one per operand, None for those that are not
       `Linear` placeholders; only primitives that occur in linear programs need it;
     - `batch(size, args, dims, **params) -> (out, out_dim)`; a dim is an int, or None: not batched;
-    - `lower(builder, *operands, **params)`: what one element is (see `compiler/lowering.py`).
+    - `lower(builder, *operands, **params)`: what one element is (see `compiler/lowering/`).
       Without it the operation runs `impl` as a host step, shown as such.
     - `partial_eval(trace, args, params)`: higher-order primitives only.
     """

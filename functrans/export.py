@@ -25,7 +25,7 @@ import numpy as np
 
 from functrans import pytree
 from functrans.arguments import chosen_names, describe, function_name
-from functrans.compiler.lowering import HostStepError
+from functrans.compiler.lowering.lowering import HostStepError
 from functrans.core import is_array
 from functrans.jit import executable_of, jit
 from functrans.runtime import c_entry, numba_entry, symbols

@@ -9,7 +9,7 @@ Kernel bodies are trees of a few statements. Scalars are in SSA form: every name
 except accumulators, which only `Update` changes. Names are plain strings, so that the printed
 program, which runs (see `printing_loops`), is the program.
 
-`compiler/lowering` builds programs, `compiler/emission` turns them into LLVM.
+`compiler/loops` builds programs, `compiler/code` turns them into LLVM.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Let:
-    """`name = op(*args)`; `op` is a word of `compiler/scalar_math`, `dtype` that of the result."""
+    """`name = op(*args)`; `op` is a word of `compiler/words`, `dtype` that of the result."""
 
     name: str
     op: str

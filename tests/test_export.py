@@ -14,7 +14,7 @@ import pytest
 from scipy.integrate import nquad, quad
 
 import functrans as ft
-from functrans.compiler.lowering import HostStepError
+from functrans.compiler.lowering.lowering import HostStepError
 
 x = np.array([0.5, -1.0, 2.0])
 

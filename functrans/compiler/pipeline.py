@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from functrans.checking import check_jaxpr
-from functrans.compiler.assembly import assemble, bind_outputs, reachable
-from functrans.compiler.fusion import fuse
-from functrans.compiler.in_place import in_place
-from functrans.compiler.lowering import to_nodes
-from functrans.compiler.memory import plan_memory
-from functrans.compiler.schedule import schedule
-from functrans.compiler.simplify import simplify
-from functrans.compiler.spectral_rules import RULES
+from functrans.compiler.jaxprs.simplify import simplify
+from functrans.compiler.loops.assembly import assemble, bind_outputs, reachable
+from functrans.compiler.loops.fusion import fuse
+from functrans.compiler.lowering.lowering import to_nodes
+from functrans.compiler.lowering.spectral_rules import RULES
+from functrans.compiler.planning.in_place import in_place
+from functrans.compiler.planning.memory import plan_memory
+from functrans.compiler.planning.schedule import schedule
 from functrans.config import switches
 from functrans.ir import ClosedJaxpr
 from functrans.loop_ir import Program

@@ -87,11 +87,10 @@ def _own_sources() -> Iterator[str]:
     """The state of the files that decide what code a unit's key leads to."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     for folder in ("compiler", "runtime"):
-        with os.scandir(os.path.join(package, folder)) as found:
-            files = sorted((f for f in found if f.name.endswith(".py")), key=lambda f: f.name)
-        for file in files:
-            state = file.stat()
-            yield f"{file.name} {state.st_size} {state.st_mtime_ns}"
+        for base, _, names in sorted(os.walk(os.path.join(package, folder))):
+            for name in sorted(n for n in names if n.endswith(".py")):
+                state = os.stat(os.path.join(base, name))
+                yield f"{name} {state.st_size} {state.st_mtime_ns}"
 
 
 # ---------------------------------------------------------------------------- the folder

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from functrans import loop_ir as ir
-from functrans.compiler import shared_loops, steps
+from functrans.compiler.code import shared_loops, steps
 from functrans.runtime import codegen, entry, machine, threads
 
 _GIL_WORK = 20_000  # scalar statements from which releasing the GIL (50 ns) is worth it

@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from functrans.compiler import scalar_math
+from functrans.compiler.words import scalar_math
 from functrans.loop_ir import (
     ArgUpdate,
     Buffer,

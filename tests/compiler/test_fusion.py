@@ -11,7 +11,7 @@ import pytest
 import functrans as ft
 import functrans.numpy as fnp
 from functrans import ops
-from functrans.compiler import memory
+from functrans.compiler.planning import memory
 from functrans.loop_ir import Loop, walk
 from functrans.printing_loops import program_to_python
 from tests.helpers.lowered_programs import MatMul, check_lowering, count, kernels

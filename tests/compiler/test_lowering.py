@@ -11,7 +11,7 @@ import pytest
 import functrans as ft
 import functrans.numpy as fnp
 from functrans import ops
-from functrans.compiler.lowering import HostStepError
+from functrans.compiler.lowering.lowering import HostStepError
 from functrans.compiler.pipeline import compile_closed_jaxpr, lower_to_program
 from functrans.core import Primitive
 from functrans.loop_ir import HostStep

@@ -6,7 +6,7 @@ import pytest
 import functrans as ft
 import functrans.numpy as fnp
 from functrans import lax
-from functrans.compiler import matmul
+from functrans.compiler.code import matmul
 from functrans.loop_ir import Buffer, MatMul
 from functrans.printing_loops import program_to_python, run_python
 from functrans.runtime import blas

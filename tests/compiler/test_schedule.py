@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 import functrans as ft
-from functrans.compiler import schedule
+from functrans.compiler.planning import schedule
 from functrans.loop_ir import MatMul, Together
 from functrans.printing_loops import run_python
 

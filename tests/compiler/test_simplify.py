@@ -12,7 +12,7 @@ from hypothesis import given
 
 from functrans import ops
 from functrans.checking import check_jaxpr
-from functrans.compiler.simplify import (
+from functrans.compiler.jaxprs.simplify import (
     PASSES,
     eliminate_common_subexpressions,
     eliminate_dead_code,

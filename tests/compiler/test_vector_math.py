@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from functrans.compiler import vector_math
+from functrans.compiler.words import vector_math
 from functrans.runtime import symbols
 from functrans.runtime.executable import compile_program
 from tests.helpers.small_programs import elementwise

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 import functrans as ft
 from functrans import lax, ops
-from functrans.compiler.convolution_tiles import Axis, text_size, tiles_of
+from functrans.compiler.code.convolution_tiles import Axis, text_size, tiles_of
 from functrans.core import Linear, get_aval
 from functrans.test_util import check_grads
 from tests.helpers.primitive_rules import (

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 
 import functrans as ft
 from functrans import lax, ops
-from functrans.compiler.lowering import HostStepError
+from functrans.compiler.lowering.lowering import HostStepError
 from functrans.core import Linear, get_aval
 from functrans.lax import FftType
 from functrans.test_util import check_grads

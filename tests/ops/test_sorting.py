@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import functrans as ft
 import functrans.numpy as fnp
 from functrans import lax, ops
-from functrans.compiler.lowering import HostStepError
+from functrans.compiler.lowering.lowering import HostStepError
 from functrans.core import Zero
 from functrans.printing_loops import run_python
 from functrans.runtime import numpy_sorts

@@ -1,0 +1,1 @@
+"""From kernels, products and routines to LLVM text, and the table of a program's steps."""

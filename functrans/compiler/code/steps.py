@@ -1,0 +1,125 @@
+"""From a loop program to the table of its steps, which `runtime/machine` runs.
+
+A step is a native function, the buffers it works on and the numbers it is given. Shapes are only in
+the numbers, so programs of other shapes are other tables over the same machine code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from functrans import loop_ir as ir
+from functrans.compiler.code import emission, matmul, shared_loops
+from functrans.runtime import codegen, machine
+from functrans.runtime.codegen import Unit
+
+
+@dataclass(frozen=True)
+class NativeCall:
+    """One step: a unit, or the symbol of a routine; names of buffers, numbers, check codes.
+
+    `together` has the calls of a step that consists of several.
+    """
+
+    function: Unit | str
+    buffers: tuple[str, ...]
+    numbers: tuple[np.generic | int, ...] = ()
+    checks: tuple[int, ...] = ()
+    together: tuple[NativeCall, ...] = ()
+
+
+def native_calls(
+    program: ir.Program, steps: Sequence[ir.Step], copies: Sequence[tuple[str, str]]
+) -> list[NativeCall]:
+    """The native functions that do some steps, and then copies of buffers."""
+    calls = [call for step in steps if (call := _native_call(step)) is not None]
+    sizes = {b.name: b.nbytes for b in program.outputs}
+    for out, source in copies:
+        calls.append(NativeCall(machine.COPY, (out, source), (sizes[out],)))
+    return calls
+
+
+def _native_call(step: ir.Step) -> NativeCall | None:
+    if isinstance(step, ir.KernelCall):
+        unit = emission.kernel_unit(step.kernel)
+        return NativeCall(unit, step.buffers, step.numbers, step.checks)
+    if isinstance(step, ir.MatMul):
+        if 0 in (*step.sizes[:3], step.outer[0]):
+            return None
+        unit, numbers = matmul.routine(step)
+        return NativeCall(unit, (step.lhs, step.rhs, step.out), numbers)
+    if isinstance(step, ir.Together):
+        parts = tuple(call for s in step.steps if (call := _native_call(s)) is not None)
+        buffers = tuple(b for c in parts for b in c.buffers)
+        return NativeCall(machine.TOGETHER, buffers, together=parts)
+    assert isinstance(step, ir.NativeStep)
+    buffers = (*step.inputs, *step.outputs)
+    return NativeCall(step.provide(), buffers, step.numbers, step.checks)
+
+
+def units_of(calls: Sequence[NativeCall]) -> list[Unit]:
+    """The units that calls need, each once."""
+    found: dict[str, Unit] = {}
+    for call in calls:
+        if isinstance(call.function, Unit):
+            found[call.function.name] = call.function
+        found |= {u.name: u for u in units_of(call.together)}
+    return list(found.values())
+
+
+def table_of(program: ir.Program, calls: Sequence[NativeCall]) -> np.ndarray:
+    """The table of calls: what they need is compiled or loaded now."""
+    named = [*program.inputs, *(b for b, _ in program.consts), *program.outputs]
+    places = {b.name: i for i, b in enumerate(named)}
+    places |= {name: ~offset for name, offset in program.offsets}
+    units = units_of(calls)
+    where = dict(zip((u.name for u in units), codegen.addresses(units), strict=True))
+
+    def record(call: NativeCall) -> machine.Record:
+        unit = call.function
+        address = where[unit.name] if isinstance(unit, Unit) else codegen.address_of(unit)
+        buffers = [places[b] for b in call.buffers]
+        numbers = call.numbers
+        if call.together:
+            numbers = machine.numbers_of_together([record(c) for c in call.together])
+        return machine.Record(address, buffers, numbers, call.checks)
+
+    return machine.table([record(call) for call in calls])
+
+
+# ---------------------------------------------------------------------------- work
+
+
+def work_of(step: ir.Step) -> int:
+    """About how many scalar statements a step executes."""
+    if isinstance(step, ir.KernelCall):
+        names = (name for name, _ in step.kernel.numbers)
+        return _body_work(step.kernel.body, dict(zip(names, step.numbers, strict=True)))
+    if isinstance(step, ir.MatMul):
+        return step.outer[0] * math.prod(step.sizes) // 8
+    if isinstance(step, ir.Together):
+        return sum(map(work_of, step.steps))
+    return step.work if isinstance(step, ir.NativeStep) else 0
+
+
+def is_shared(step: ir.KernelCall | ir.MatMul) -> bool:
+    """Whether threads share a step by itself."""
+    if isinstance(step, ir.MatMul):
+        return 0 in (*step.sizes[:3], step.outer[0]) or matmul.is_shared(step)
+    return work_of(step) > shared_loops.ENOUGH
+
+
+def _body_work(body: tuple[ir.Stmt, ...], numbers: dict[str, Any]) -> int:
+    total = 0
+    for s in body:
+        if isinstance(s, ir.Loop):
+            extent = numbers[s.extent] if isinstance(s.extent, str) else s.extent
+            total += int(extent) * _body_work(s.body, numbers)
+        else:
+            total += shared_loops.cost(s)
+    return total

@@ -1,0 +1,1 @@
+"""Passes over jaxprs, before anything is lowered."""

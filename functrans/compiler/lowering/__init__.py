@@ -1,0 +1,1 @@
+"""From equations to nodes: what one element of each value is."""

@@ -1,0 +1,1 @@
+"""Where values live and which steps run together."""
