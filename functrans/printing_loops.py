@@ -256,7 +256,7 @@ def _main(program: loop_ir.Program, kernels: dict[Kernel, str]) -> Iterator[str]
             yield f"        {kernels[step.kernel]}({', '.join([*actual, *numbers, *checks])})"
         elif isinstance(step, loop_ir.MatMul):
             yield f"        {_matmul(step, shapes)}"
-        else:
+        elif isinstance(step, _CALLS):
             places = "".join(f"{o}[...], " for o in step.outputs).rstrip()
             yield f"        # {step.text}"
             yield f"        ({places}) = host[{host}]({', '.join(step.inputs)})"

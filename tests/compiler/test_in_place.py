@@ -109,6 +109,13 @@ def test_random_chains_agree(steps):
     check(f, A)
 
 
+def test_a_host_step_writes_into_an_output_of_its_own_shape():
+    def f(x):
+        return np.fft.fft(x @ x).real.reshape(36) * 2, np.tanh(np.sort(x @ x, axis=0).reshape(4, 9))
+
+    check(f, A)
+
+
 # ---------------------------------------------------------------------------- donation
 
 

@@ -257,7 +257,7 @@ class _Routine:
         f, plan = self.f, self.plan
         tiles = tiles_of(plan.axes[-1], self._capacity(lanes))
         with ExitStack() as loops:
-            spans = [(0, a.places) for a in plan.axes[:-1]]
+            spans: list[tuple[Index, Index]] = [(0, a.places) for a in plan.axes[:-1]]
             if self.rows:
                 spans[0] = self.rows
             places = tuple(loops.enter_context(f.loop(end, begin)) for begin, end in spans)

@@ -162,7 +162,8 @@ class Assembly:
         """The shape of the buffer that a node is in."""
         if name.startswith("out"):
             return self.lowered.outputs[int(name[3:])].shape
-        return base_of(node).base.shape if type(base_of(node)) is nodes.Alias else node.shape
+        base = base_of(node)
+        return base.base.shape if isinstance(base, nodes.Alias) else node.shape
 
     def _matmul(self, node: nodes.Dot) -> MatMul:
         lhs, rhs, out = node.strides

@@ -60,6 +60,9 @@ class _Planner:
         self.donated = {program.inputs[i].name: i for i in donated}
         self.buffers = {b.name: b for b in (*program.inputs, *program.outputs, *program.temps)}
         self.temps = {b.name for b in program.temps}
+        # Calls on whole arrays see shapes, not only memory.
+        calls = [s for s in program.steps if isinstance(s, HostStep | NativeStep)]
+        self.shaped = {name for step in calls for name in buffers_of(step)}
         self.lives: dict[str, tuple[int, int]] = {}
         for i, step in enumerate(program.steps):
             for name in buffers_of(step):
@@ -103,6 +106,8 @@ class _Planner:
         x, y = self.buffers[a], self.buffers[b]
         if b in self.donated and (a in self.temps or x.shape != y.shape or not x.shape):
             return False  # the array itself is returned: it must be just the result
+        if x.shape != y.shape and not self.shaped.isdisjoint((a, b)):
+            return False
         return (x.dtype, x.size) == (y.dtype, y.size)
 
     def _unite(self, i: int, old: str, new: str) -> None:
@@ -117,6 +122,8 @@ class _Planner:
         first, last = self.lives[old][0], self.lives[new][1]
         self.lives[kept] = (first, last)
         self.names[gone] = kept
+        if gone in self.shaped:
+            self.shaped.add(kept)
         self.temps.discard(gone)
         rename = {gone: kept}
         for at in range(first, min(last + 1, len(self.steps))):
