@@ -37,6 +37,7 @@ from functrans.loop_ir import (
 SMALL = 64  # what innermost loops, strides and bounds may be to stay in the code
 SMALL_OUTER = 8  # what loops around others may be
 _INT64 = np.dtype(np.int64)
+_LEAST = 2.0**-62  # what the inverse of an extent is larger than
 
 
 def generalize(kernel: Kernel) -> tuple[Kernel, tuple[np.generic, ...]]:
@@ -117,7 +118,9 @@ def _may_be_extent(value: np.generic) -> bool:
     if value.dtype.kind != "f" or value.dtype.itemsize < 4 or not np.isfinite(value):
         return False
     size = abs(float(value))
-    if 0 < size < 1 / SMALL:
+    if size < _LEAST:
+        return False
+    if size < 1 / SMALL:
         size = 1 / size
         return abs(size - round(size)) <= size * float(np.finfo(value.dtype).eps)
     return size > SMALL and size == round(size)
