@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +30,12 @@ _lock = threading.RLock()
 _serial = itertools.count()
 _addresses: dict[str, int] = {}  # of units, by name
 _libraries: list[Any] = []  # what the linker returned: it unlinks what nobody holds
+
+# A fork waits for what is being compiled: the child would wait for ever for this lock, and LLVM's.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 
 @dataclass(frozen=True)
