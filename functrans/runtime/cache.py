@@ -209,22 +209,36 @@ def _trim(home: Path) -> None:
 def info() -> dict[str, Any]:
     """Where compiled code is kept, and how much: `folder`, `entries`, `units`, `bytes`."""
     home = folder()
-    files = [] if home is None else list(home.iterdir())
-    entries = [f for f in files if f.suffix == ".entry"]
+    files = _files(home)
+    sizes = [_size(f) for f in files if f.suffix == ".entry"]
     return {
         "folder": None if home is None else str(home),
-        "entries": len(entries),
+        "entries": len(sizes),
         "units": sum(f.suffix == ".unit" for f in files),
-        "bytes": sum(f.stat().st_size for f in entries),
+        "bytes": sum(sizes),
     }
 
 
 def clear() -> None:
     """Delete all compiled code on disk; what this process has loaded stays."""
-    home = folder()
-    for file in [] if home is None else home.iterdir():
+    for file in _files(folder()):
         if file.suffix in (".entry", ".unit", ".part"):
             file.unlink(missing_ok=True)
+
+
+def _files(home: Path | None) -> list[Path]:
+    """What is in the folder, which may be deleted at any time."""
+    try:
+        return [] if home is None else list(home.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 __all__ = ["clear", "info"]
