@@ -195,10 +195,21 @@ def _write(path: str, data: bytes) -> None:
 
 
 def _files(home: str | None) -> list[os.DirEntry[str]]:
+    """What is in the folder, which may be deleted at any time."""
     if home is None:
         return []
-    with os.scandir(home) as found:
-        return list(found)
+    try:
+        with os.scandir(home) as found:
+            return list(found)
+    except FileNotFoundError:
+        return []
+
+
+def _size(file: os.DirEntry[str]) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _trim(home: str) -> None:
@@ -228,7 +239,7 @@ def info() -> dict[str, Any]:
         "folder": home,
         "entries": len(entries),
         "units": sum(f.name.endswith(".unit") for f in files),
-        "bytes": sum(f.stat().st_size for f in entries),
+        "bytes": sum(map(_size, entries)),
     }
 
 

@@ -16,6 +16,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +32,12 @@ _addresses: dict[str, int] = {}  # of units, by name
 # a pipeline of passes takes 2.
 _ENOUGH_TEXT = 8_000
 NO_PASSES, SCALAR, ALL_PASSES = 0, 1, 3  # LLVM's levels
+
+# A fork waits for what is being compiled: the child would wait for ever for this lock, and LLVM's.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -91,6 +92,19 @@ def test_info_counts_and_clear_deletes(tmp_path, monkeypatch):
     assert ft.cache.info()["units"] == 0
     monkeypatch.setenv("FUNCTRANS_CACHE", "off")
     assert ft.cache.info()["folder"] is None
+
+
+def test_the_folder_may_be_deleted_while_it_is_used(tmp_path, monkeypatch):
+    home = tmp_path / "cäche"
+    monkeypatch.setenv("FUNCTRANS_CACHE", str(home))
+    cache.store(cache.Entry(("a",), (), b"code"))
+    (file,) = home.glob("*.entry")
+    shutil.rmtree(home)
+    assert cache._size(file) == 0
+    assert ft.cache.info()["entries"] == 0
+    ft.cache.clear()
+    cache.store(cache.Entry(("b",), (), b"code"))
+    assert cache.find(["a", "b"]) == []
 
 
 def test_old_entries_go_when_there_is_too_much(tmp_path, monkeypatch):

@@ -267,6 +267,39 @@ def test_a_forked_child_computes():
     subprocess.run(command, check=True, timeout=120)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_child_forked_while_another_thread_compiles_can_compile():
+    program = """
+        import os, signal, threading, warnings, numpy as np, functrans as ft
+        warnings.simplefilter("ignore", DeprecationWarning)
+        x, done = np.ones(200), threading.Event()
+
+        def compile_on():
+            count = 0
+            while not done.is_set():
+                count += 1
+                ft.jit(lambda x: np.sum(np.sin(x * (0.3 + count)) + count))(x)
+
+        other = threading.Thread(target=compile_on)
+        other.start()
+        for i in range(5):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                ft.jit(lambda x: np.cos(x * (0.7 + i)))(x)
+                os._exit(0)
+            failed = os.waitpid(child, 0)[1]
+            if failed:
+                break
+        done.set()
+        other.join()
+        assert not failed, failed
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    environment = {**os.environ, "FUNCTRANS_CACHE": "off"}
+    subprocess.run(command, check=True, timeout=120, env=environment)
+
+
 def test_the_limit_is_set_and_given_back():
     before = ft.threads.limit()
     with ft.threads(1):
