@@ -19,7 +19,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from functrans.runtime import cache, symbols
@@ -49,11 +49,12 @@ class Unit:
     key: str
     parts: Callable[[str], Iterable[str]]
     is_optimized: bool = True
+    name: str = field(init=False, compare=False)  # the symbol: the same in every process
 
-    @functools.cached_property
-    def name(self) -> str:
-        """The symbol: made from the key, the same in every process."""
-        return f"ft_{hashlib.sha256(self.key.encode()).hexdigest()[:32]}"
+    def __post_init__(self) -> None:
+        # Not a cached property: before Python 3.12 that has a lock, which a fork may leave locked.
+        digest = hashlib.sha256(self.key.encode()).hexdigest()
+        object.__setattr__(self, "name", f"ft_{digest[:32]}")
 
 
 def addresses(units: Sequence[Unit]) -> list[int]:
