@@ -13,14 +13,13 @@ that straight-line code without reference counts wants.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from functrans.runtime import cache, llvm, loader, symbols
 
@@ -55,11 +54,12 @@ class Unit:
     is_optimized: bool = True
     passes: int = ALL_PASSES
     has_loops: bool = True
+    name: str = field(init=False, compare=False)  # the symbol: the same in every process
 
-    @functools.cached_property
-    def name(self) -> str:
-        """The symbol: made from the key, the same in every process."""
-        return f"ft_{hashlib.sha256(self.key.encode()).hexdigest()[:32]}"
+    def __post_init__(self) -> None:
+        # Not a cached property: before Python 3.12 that has a lock, which a fork may leave locked.
+        digest = hashlib.sha256(self.key.encode()).hexdigest()
+        object.__setattr__(self, "name", f"ft_{digest[:32]}")
 
     def text(self) -> Parts:
         """The parts that a module needs for this unit."""
