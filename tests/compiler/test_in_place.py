@@ -86,6 +86,15 @@ def test_an_update_with_what_it_overwrites_is_no_update_in_place():
     check(lambda x: fnp.at(y := product(x), slice(1, None)).set(y[:-1]) @ x, A)
 
 
+def test_a_copy_over_what_was_filled_is_no_copy_to_itself():
+    def f(x):
+        y = product(x)
+        return fnp.at(np.zeros_like(y), slice(0, 6)).set(y) @ x, fnp.at(y, slice(0, 6)).set(0.0)
+
+    check(f, A)
+    check(lambda x: ft.lax.dynamic_update_slice(np.zeros((6, 6)), product(x), (0, 0)) @ x, A)
+
+
 @given(st.lists(st.sampled_from("tTrsmuacp"), min_size=1, max_size=6))
 def test_random_chains_agree(steps):
     moves = {

@@ -211,11 +211,22 @@ class _Access:
 
 def may_overwrite(kernel: Kernel, source: str, target: str, values: Mapping[str, Any]) -> bool:
     """Whether every element of `source` is read before `target` is written over it."""
-    # A copy of one to the other has nothing left to do then.
-    body = tuple(s for s in kernel.body if not _is_copy(s, source, target))
+    body = _without_first_copies(kernel.body, source, target)
     reads = list(_accesses(body, source, Load))
     writes = [*_accesses(body, target, Store), *_accesses(body, target, StoreReduce)]
     return all(_comes_first(r, w, values) for r in reads for w in writes)
+
+
+def _without_first_copies(body: tuple[Stmt, ...], source: str, target: str) -> tuple[Stmt, ...]:
+    """A copy of one to the other has nothing left to do, if nothing was written there before."""
+    kept: list[Stmt] = []
+    for s in body:
+        written = any(
+            next(_accesses(tuple(kept), target, kind), None) for kind in (Store, StoreReduce)
+        )
+        if written or not _is_copy(s, source, target):
+            kept.append(s)
+    return tuple(kept)
 
 
 def _accesses(
