@@ -21,11 +21,11 @@ def triangular_solve(
     a: Any,
     b: Any,
     *,
-    left_side: bool,
-    lower: bool,
-    transpose_a: bool,
-    conjugate_a: bool,
-    unit_diagonal: bool,
+    left_side: bool = True,
+    lower: bool = False,
+    transpose_a: bool = False,
+    conjugate_a: bool = False,
+    unit_diagonal: bool = False,
 ) -> Any:
     """`op(a) @ x = b`, or `x @ op(a) = b`, by BLAS; zeros on the diagonal give inf or nan."""
     out = np.array(b, order="C")
@@ -81,10 +81,12 @@ def solve_factored(factors: Any, order: Any, b: Any, *, transpose_a: bool) -> An
     """`op(a) @ x = b`, where the rows `order` of `a` are the product of `factors`."""
     index = np.broadcast_to(order[..., None], b.shape)
     if not transpose_a:
-        b = _solved(factors, np.take_along_axis(b, index, -2), lower=True, unit_diagonal=True)
-        return _solved(factors, b)
-    b = _solved(factors, b, transpose_a=True)
-    b = _solved(factors, b, transpose_a=True, lower=True, unit_diagonal=True)
+        b = triangular_solve(
+            factors, np.take_along_axis(b, index, -2), lower=True, unit_diagonal=True
+        )
+        return triangular_solve(factors, b)
+    b = triangular_solve(factors, b, transpose_a=True)
+    b = triangular_solve(factors, b, transpose_a=True, lower=True, unit_diagonal=True)
     out = np.empty_like(b)
     np.put_along_axis(out, index, b, -2)
     return out
@@ -92,38 +94,19 @@ def solve_factored(factors: Any, order: Any, b: Any, *, transpose_a: bool) -> An
 
 def cholesky_tangent(factor: Any, sym: Any) -> Any:
     """`L Phi(L^-1 S L^-H)`, S made Hermitian: see `ops.factorizations`."""
-    inner = _solved(factor, hermitian(sym), lower=True)
-    inner = _solved(factor, inner, left_side=False, lower=True, transpose_a=True, conjugate_a=True)
+    inner = triangular_solve(factor, hermitian(sym), lower=True)
+    inner = triangular_solve(
+        factor, inner, left_side=False, lower=True, transpose_a=True, conjugate_a=True
+    )
     return np.matmul(factor, half_lower(inner))
 
 
 def cholesky_cotangent(factor: Any, ct: Any) -> Any:
     """The transpose of `cholesky_tangent`, which gives a Hermitian matrix."""
     inner = half_lower(np.matmul(np.swapaxes(factor, -1, -2), ct))
-    inner = _solved(factor, inner, lower=True, transpose_a=True)
-    inner = _solved(factor, inner, left_side=False, lower=True, conjugate_a=True)
+    inner = triangular_solve(factor, inner, lower=True, transpose_a=True)
+    inner = triangular_solve(factor, inner, left_side=False, lower=True, conjugate_a=True)
     return hermitian(inner)
-
-
-def _solved(
-    a: Any,
-    b: Any,
-    *,
-    left_side: bool = True,
-    lower: bool = False,
-    transpose_a: bool = False,
-    conjugate_a: bool = False,
-    unit_diagonal: bool = False,
-) -> Any:
-    return triangular_solve(
-        a,
-        b,
-        left_side=left_side,
-        lower=lower,
-        transpose_a=transpose_a,
-        conjugate_a=conjugate_a,
-        unit_diagonal=unit_diagonal,
-    )
 
 
 def half_lower(x: Any) -> Any:

@@ -163,8 +163,10 @@ def _half_lower(b: NodeBuilder, x: Node) -> Node:
 
 @rule("cholesky_tangent")
 def cholesky_tangent(b: NodeBuilder, factor: Node, s: Node) -> Node:
-    inner = solve(b, factor, _hermitian(b, s), lower=True)
-    inner = solve(b, factor, inner, left_side=False, lower=True, transpose_a=True, conjugate_a=True)
+    inner = triangular_solve(b, factor, _hermitian(b, s), lower=True)
+    inner = triangular_solve(
+        b, factor, inner, left_side=False, lower=True, transpose_a=True, conjugate_a=True
+    )
     return product(b, factor, _half_lower(b, inner))
 
 
@@ -172,8 +174,8 @@ def cholesky_tangent(b: NodeBuilder, factor: Node, s: Node) -> Node:
 def cholesky_cotangent(b: NodeBuilder, factor: Node, ct: Node) -> Node:
     if factor.dtype.kind == "c":
         inner = _half_lower(b, product(b, permuted(b, factor), ct))
-        inner = solve(b, factor, inner, lower=True, transpose_a=True)
-        inner = solve(b, factor, inner, left_side=False, lower=True, conjugate_a=True)
+        inner = triangular_solve(b, factor, inner, lower=True, transpose_a=True)
+        inner = triangular_solve(b, factor, inner, left_side=False, lower=True, conjugate_a=True)
         return _hermitian(b, inner)
     n, count = factor.shape[-1], batch_of(factor)[1]
     if not factor.size:
@@ -224,10 +226,19 @@ def layout_of(x: Node) -> Layout | None:
 
 @rule("triangular_solve")
 def triangular_solve(
-    b: NodeBuilder, a: Node, y: Node, *, transpose_a: bool, conjugate_a: bool, **sides: bool
+    b: NodeBuilder,
+    a: Node,
+    y: Node,
+    *,
+    left_side: bool = True,
+    lower: bool = False,
+    transpose_a: bool = False,
+    conjugate_a: bool = False,
+    unit_diagonal: bool = False,
 ) -> Node:
     if not y.size:
         return y
+    sides = {"left_side": left_side, "lower": lower, "unit_diagonal": unit_diagonal}
     conjugate_a = conjugate_a and a.dtype.kind == "c"
     if conjugate_a and not transpose_a:
         a, conjugate_a = conjugate(b, a), False
@@ -244,7 +255,7 @@ def triangular_solve(
     trans = "C" if conjugate_a else "T" if transpose_a != layout.by_columns else "N"
     count = batch_of(y)[1]
     work = y.size * a.shape[-1] // count // 8
-    parts = _parts(y, work, left_side=sides["left_side"]) if count == 1 else 1
+    parts = _parts(y, work, left_side=left_side) if count == 1 else 1
     routine, arguments = _triangular_arguments(layout, y, trans, parts, **sides)
     (x,) = call_lapack(
         b,
@@ -319,30 +330,6 @@ def _bytes_between(x: Node) -> tuple[int, ...]:
     return tuple(s * x.dtype.itemsize for s in nodes.memory_strides(x))
 
 
-def solve(
-    b: NodeBuilder,
-    a: Node,
-    y: Node,
-    *,
-    left_side: bool = True,
-    lower: bool = False,
-    transpose_a: bool = False,
-    conjugate_a: bool = False,
-    unit_diagonal: bool = False,
-) -> Node:
-    """`triangular_solve` with its usual parameters."""
-    return triangular_solve(
-        b,
-        a,
-        y,
-        left_side=left_side,
-        lower=lower,
-        transpose_a=transpose_a,
-        conjugate_a=conjugate_a,
-        unit_diagonal=unit_diagonal,
-    )
-
-
 # ---------------------------------------------------------------------------- LU
 
 
@@ -413,10 +400,10 @@ def solve_factored(
         return y
     if not transpose_a:
         y = RULES["gather"](b, y, order, **options)
-        y = solve(b, factors, y, lower=True, unit_diagonal=True)
-        return solve(b, factors, y)
-    y = solve(b, factors, y, transpose_a=True)
-    y = solve(b, factors, y, transpose_a=True, lower=True, unit_diagonal=True)
+        y = triangular_solve(b, factors, y, lower=True, unit_diagonal=True)
+        return triangular_solve(b, factors, y)
+    y = triangular_solve(b, factors, y, transpose_a=True)
+    y = triangular_solve(b, factors, y, transpose_a=True, lower=True, unit_diagonal=True)
     return RULES["scatter"](b, y, y, order, unique=True, **options)
 
 
