@@ -208,6 +208,13 @@ def _float_floor_divide(body: Body, a: list[str], d: np.dtype) -> str:
     return body.emit(f"select i1 {by_zero}, {t} {quotient}, {t} {value}")
 
 
+def _is_below(body: Body, t: str, remainder: str, divisor: str) -> str:
+    """Whether the floor of a quotient is below what `sdiv` gives, which rounds towards zero."""
+    inexact = body.emit(f"icmp ne {t} {remainder}, 0")
+    opposite = body.emit(f"icmp slt {t} {body.emit(f'xor {t} {remainder}, {divisor}')}, 0")
+    return body.emit(f"and i1 {inexact}, {opposite}")
+
+
 def _floor_divide(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
     t = llvm_type(d)
     if d.kind == "f":
@@ -217,10 +224,7 @@ def _floor_divide(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
         q = body.emit(f"udiv {t} {a[0]}, {divisor}")
     else:
         q0 = body.emit(f"sdiv {t} {a[0]}, {divisor}")
-        r = body.emit(f"srem {t} {a[0]}, {divisor}")
-        inexact = body.emit(f"icmp ne {t} {r}, 0")
-        opposite = body.emit(f"icmp slt {t} {body.emit(f'xor {t} {r}, {divisor}')}, 0")
-        lower = body.emit(f"and i1 {inexact}, {opposite}")
+        lower = _is_below(body, t, body.emit(f"srem {t} {a[0]}, {divisor}"), divisor)
         # INT_MIN // -1 wraps to INT_MIN, which is INT_MIN divided by the stand-in divisor 1.
         q = body.emit(f"sub {t} {q0}, {body.emit(f'zext i1 {lower} to {t}')}")
     return body.emit(f"select i1 {bad}, {t} 0, {t} {q}")
@@ -235,9 +239,7 @@ def _mod(body: Body, a: list[str], d: np.dtype, out: np.dtype) -> str:
         r = body.emit(f"urem {t} {a[0]}, {divisor}")
     else:
         r0 = body.emit(f"srem {t} {a[0]}, {divisor}")
-        inexact = body.emit(f"icmp ne {t} {r0}, 0")
-        opposite = body.emit(f"icmp slt {t} {body.emit(f'xor {t} {r0}, {divisor}')}, 0")
-        fix = body.emit(f"and i1 {inexact}, {opposite}")
+        fix = _is_below(body, t, r0, divisor)
         r = body.emit(f"select i1 {fix}, {t} {body.emit(f'add {t} {r0}, {divisor}')}, {t} {r0}")
     return body.emit(f"select i1 {bad}, {t} 0, {t} {r}")
 
