@@ -21,7 +21,6 @@ from functrans.ops.base import Elementwise, along, slope, steep
 ALL = "biufc"
 NUMBERS = "iufc"
 REAL = "iuf"
-ORDERED = "biuf"
 INTEGERS = "iu"
 BITS = "biu"
 

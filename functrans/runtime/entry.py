@@ -44,7 +44,6 @@ from functrans.runtime.record import (
 )
 
 RESULTS = {"single": SINGLE, "tuple": TUPLE, "list": LIST}
-KINDS = ("any", "strong", "weak")
 # Optimized it would take 60 ms instead of 22 to compile, and a call 43 ns instead of 48.
 ENTRY = Unit(TEXT, lambda name: [TEXT.replace("@ft_entry_call(", f"@{name}(")], is_optimized=False)
 
