@@ -37,7 +37,7 @@ def dot_general(b: NodeBuilder, lhs: Node, rhs: Node, *, dimension_numbers: Any)
     r_axes = (list(r_batch), list(r_contract), r_free)
     batch, m = _extents(lhs, l_batch), _extents(lhs, l_free)
     n, k = _extents(rhs, r_free), _extents(lhs, l_contract)
-    sizes = _product(batch), _product(m), _product(n), _product(k)
+    sizes = math.prod(batch), math.prod(m), math.prod(n), math.prod(k)
     is_elementwise = sizes[1:3] == (1, 1) or sizes[3] == 1  # inner and outer products
     if lhs.dtype.kind not in "fc" or is_elementwise:
         return _as_reduction(b, lhs, rhs, (l_axes, r_axes), (batch, m, n, k))
@@ -101,12 +101,8 @@ def _merged_batches(*batches: Axes) -> tuple[int, list[int], int, list[int]] | N
         outside = [merged_stride(axes[:cut]) for axes in batches]
         inside = [merged_stride(axes[cut:]) for axes in batches]
         if None not in (*outside, *inside):
-            return _product(extents[:cut]), outside, _product(extents[cut:]), inside  # type: ignore[return-value]
+            return math.prod(extents[:cut]), outside, math.prod(extents[cut:]), inside  # type: ignore[return-value]
     return None
-
-
-def _product(extents: Sequence[int]) -> int:
-    return int(np.prod(extents, dtype=np.int64))
 
 
 def _write_in_order(dot: nodes.Dot, permutation: Shape) -> bool:

@@ -16,6 +16,7 @@ moves on by more than all that is inside it reaches.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,7 +50,10 @@ def in_place(program: Program, donated: Sequence[int] = ()) -> Program:
 
 
 class _Planner:
-    """Steps while buffers become one; `lives` are the first and last steps that name a buffer."""
+    """Steps while buffers become one.
+
+    `lives` are the first and last steps that name a buffer, `users` all of them.
+    """
 
     def __init__(self, program: Program, donated: Sequence[int]):
         self.given = program
@@ -64,9 +68,11 @@ class _Planner:
         calls = [s for s in program.steps if isinstance(s, HostStep | NativeStep)]
         self.shaped = {name for step in calls for name in buffers_of(step)}
         self.lives: dict[str, tuple[int, int]] = {}
+        self.users: dict[str, set[int]] = {}
         for i, step in enumerate(program.steps):
             for name in buffers_of(step):
                 self.lives[name] = (self.lives.get(name, (i, i))[0], i)
+                self.users.setdefault(name, set()).add(i)
         for _, source in program.copies:
             self.lives[source] = (self.lives.get(source, (0, 0))[0], len(program.steps))
 
@@ -125,9 +131,10 @@ class _Planner:
         if gone in self.shaped:
             self.shaped.add(kept)
         self.temps.discard(gone)
-        rename = {gone: kept}
-        for at in range(first, min(last + 1, len(self.steps))):
-            self.steps[at] = _renamed(self.steps[at], rename)
+        users = self.users.pop(gone)
+        self.users[kept] |= users
+        for at in users:
+            self.steps[at] = _renamed(self.steps[at], {gone: kept})
 
     def program(self) -> Program:
         """The program as it is now."""
@@ -162,18 +169,22 @@ def _renamed(step: Step, names: Mapping[str, str]) -> Step:
 
 def _merged(step: KernelCall, old: int, new: int) -> KernelCall:
     """The call with one buffer for two: the operand's parameter serves for the result."""
-    kernel = step.kernel
+    buffers = (*step.buffers[:new], *step.buffers[new + 1 :])
+    return replace(step, kernel=_with_one_parameter(step.kernel, old, new), buffers=buffers)
+
+
+@functools.lru_cache(maxsize=1024)
+def _with_one_parameter(kernel: Kernel, old: int, new: int) -> Kernel:
     source, target = kernel.params[old].name, kernel.params[new].name
     params = [replace(p, role="inout") if p.name == source else p for p in kernel.params]
     del params[new]
     body = tuple(_with_buffers(s, {target: source}) for s in kernel.body)
     body = tuple(s for s in body if not _is_copy(s, source, source))
-    buffers = (*step.buffers[:new], *step.buffers[new + 1 :])
     # Names count the parameters again, so that kernels of equal structure stay equal.
     names = {p.name: f"a{i}" for i, p in enumerate(params)}
     params = [replace(p, name=names[p.name]) for p in params]
     body = tuple(_with_buffers(s, names) for s in body)
-    return replace(step, kernel=replace(kernel, params=tuple(params), body=body), buffers=buffers)
+    return replace(kernel, params=tuple(params), body=body)
 
 
 def _with_buffers(s: Stmt, names: Mapping[str, str]) -> Stmt:
