@@ -14,6 +14,7 @@ program, which runs (see `printing_loops`), is the program.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,7 @@ class Buffer:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -182,12 +183,16 @@ class Loop:
 
     "map" says iterations are independent (no two store to one place); "sums" that accumulators and
     what `StoreReduce` adds up carry over, which nothing else reads; "serial" promises nothing.
+    Of a large loop, threads may share the iterations (`is_shared`), and float sums are added up
+    as a tree (`is_pairwise`).
     """
 
     var: str
     extent: Extent
     body: tuple[Stmt, ...]
     kind: str = "map"
+    is_shared: bool = False
+    is_pairwise: bool = False
 
 
 Stmt = Load | Let | IndexValue | Store | StoreReduce | Init | Update | ArgUpdate | CheckIndex | Loop

@@ -139,7 +139,8 @@ class _KernelText:
     def block(self, body: tuple[Stmt, ...], pad: str) -> Iterator[str]:
         for stmt in body:
             if isinstance(stmt, loop_ir.Loop):
-                yield f"{pad}for {stmt.var} in range({stmt.extent}):  # {stmt.kind}"
+                notes = [stmt.kind, *["shared"] * stmt.is_shared, *["pairwise"] * stmt.is_pairwise]
+                yield f"{pad}for {stmt.var} in range({stmt.extent}):  # {', '.join(notes)}"
                 inner = list(self.block(stmt.body, pad + "    "))
                 yield from inner or [f"{pad}    pass"]
             else:
@@ -236,7 +237,7 @@ _STATEMENTS: dict[type, Any] = {
 
 
 def _shaped(param: loop_ir.Param) -> str:
-    shape = "" if param.shape == (-1,) else ", ".join(map(str, param.shape))
+    shape = "..." if param.shape == (-1,) else ", ".join(map(str, param.shape))
     return f"{param.dtype}[{shape}]"
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from functrans import loop_ir as ir
-from functrans.compiler.code import shared_loops, steps
+from functrans.compiler.code import steps
+from functrans.compiler.loops import loop_sizes
 from functrans.runtime import codegen, entry, machine, threads
 
 _GIL_WORK = 20_000  # scalar statements from which releasing the GIL (50 ns) is worth it
@@ -44,7 +45,7 @@ class Executable:
         ]
         self.is_native = len(self._segments) == len(self._calls) and not program.donations
         self._work = sum(map(steps.work_of, program.steps))
-        is_shared = self._work > shared_loops.ENOUGH or any(
+        is_shared = self._work > loop_sizes.ENOUGH or any(
             isinstance(step, ir.Together) for step in program.steps
         )
         # At once, so that they are compiled side by side, and linked together.

@@ -146,9 +146,11 @@ def test_second_batch_size_compiles_nothing(monkeypatch):
     monkeypatch.setattr(codegen, "_compiled", lambda units: compiled.extend(units) or make(units))
     step = ft.jit(ft.value_and_grad(lambda w, x: np.mean(np.tanh(x @ w) ** 2)))
     w = np.linspace(-1, 1, 30 * 7).reshape(30, 7)
-    step(w, np.ones((200, 30)))
-    compiled.clear()
-    value, gradient = step(w, np.ones((300, 30)))
-    assert compiled == []
-    np.testing.assert_allclose(value, np.mean(np.tanh(np.ones((300, 30)) @ w) ** 2))
-    assert gradient.shape == w.shape
+    for sizes in ((12, 16, 30, 23, 64), (1000, 2000, 3333)):
+        step(w, np.ones((sizes[0], 30)))
+        compiled.clear()
+        for n in sizes[1:]:
+            value, gradient = step(w, np.ones((n, 30)))
+            assert compiled == []
+            np.testing.assert_allclose(value, np.mean(np.tanh(np.ones((n, 30)) @ w) ** 2))
+            assert gradient.shape == w.shape

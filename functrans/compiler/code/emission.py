@@ -11,6 +11,7 @@ that threads can share them; `shared_loops` has what that takes.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,7 @@ UNROLL_STATEMENTS = 64
 _REDUCE_FLAGS = "reassoc nsz contract"
 
 
+@functools.lru_cache(maxsize=1024)
 def kernel_unit(kernel: ir.Kernel) -> Unit:
     """The native function of a kernel."""
 
@@ -302,9 +304,9 @@ class KernelText(FunctionBody):
             for i in range(s.extent):
                 self.variables[s.var] = str(i)
                 self.body(s.body)
-        elif self.depth == 0 and shared_loops.is_shareable(s):
+        elif s.is_shared:
             shared_loops.emit(self, s)
-        elif shared_loops.is_long_sum(s):
+        elif s.is_pairwise:
             shared_loops.emit_sum(self, s, "0", self.extent(s.extent))
         else:
             self.over(s, "0", self.extent(s.extent))

@@ -25,20 +25,17 @@ import numpy as np
 
 from functrans import loop_ir as ir
 from functrans.compiler.code.function_text import FunctionBody
+from functrans.compiler.loops import loop_sizes
+from functrans.compiler.loops.loop_sizes import BLOCK, ENOUGH, SPAN_OF_ROWS
 from functrans.compiler.words.scalar_types import literal, llvm_type, memory_type
 from functrans.runtime import threads
 
-BLOCK = 1024  # elements that are summed in the lanes of vectors, 16 or so each
 LEVELS = 48  # of the tree: more than the logarithm of any number of blocks
 SPAN = 64 * BLOCK  # iterations of an innermost loop with sums of their own
-SPAN_OF_ROWS = 64  # the same where an iteration has loops inside
 SPANS = 16  # of a loop with sums in memory, each of which costs memory
 LEAST_ROWS = 4  # and has at least these iterations to make up for it
-# Statements from which sharing pays: about 20 us of work, against 1 us to share it.
-ENOUGH = 1 << 17
 PIECE = 1 << 15  # and the least of them that a piece is cut to
 PIECES = 16  # more are not needed for two threads, or eight, to end together
-_COSTLY = 8  # statements that a function call counts for
 _SLOT_BYTES = 16  # hold any scalar
 _SLOT = f"[{_SLOT_BYTES} x i8]"
 # Stacks are small, 256 KiB in some threads: what grows with shapes comes from the heap.
@@ -61,63 +58,6 @@ give:
 none:
   ret void
 }"""
-_CHEAP = frozenset(
-    """add sub mul div neg abs max min select convert copy and or xor not eq ne lt le gt ge sqrt
-    floor ceil trunc round masked_mul real imag complex conj shift_left shift_right""".split()
-)
-
-
-# ---------------------------------------------------------------------------- which loops
-
-
-def is_shareable(loop: ir.Loop) -> bool:
-    """Whether a loop may be large, and its iterations may run in any order."""
-    if loop.kind not in ("map", "reduce", "sums") or not _may_be_large(loop):
-        return False
-    if any(isinstance(s, ir.ArgUpdate) for s in ir.walk(loop.body)):
-        return False
-    loops = _extents(loop)
-    return all(_is_countable(s.index[0], loops) for s in _summed(loop))
-
-
-def is_long_sum(loop: ir.Loop) -> bool:
-    """Whether a loop is an innermost one that adds up many floats."""
-    if loop.kind == "serial":  # a running sum: every iteration reads it
-        return False
-    is_long = isinstance(loop.extent, str) or loop.extent > BLOCK
-    innermost = not any(isinstance(s, ir.Loop) for s in loop.body)
-    return is_long and innermost and any(_is_float_sum(s) for s in loop.body)
-
-
-def _is_float_sum(s: ir.Stmt) -> bool:
-    return isinstance(s, ir.Update) and s.op == "add"
-
-
-def _may_be_large(loop: ir.Loop) -> bool:
-    loops = [loop, *(s for s in ir.walk(loop.body) if isinstance(s, ir.Loop))]
-    return any(isinstance(s.extent, str) for s in loops)
-
-
-def _updated(loop: ir.Loop) -> dict[str, str]:
-    """The accumulators from outside that a loop updates, and how."""
-    own = {s.name for s in ir.walk(loop.body) if isinstance(s, ir.Init)}
-    updates = (s for s in ir.walk(loop.body) if isinstance(s, ir.Update))
-    return {s.name: s.op for s in updates if s.name not in own}
-
-
-def _summed(loop: ir.Loop) -> list[ir.StoreReduce]:
-    """The sums in memory that all iterations of a loop add to."""
-    stores = (s for s in ir.walk(loop.body) if isinstance(s, ir.StoreReduce))
-    return [s for s in stores if loop.var not in dict(s.index[0].terms)]
-
-
-def _extents(loop: ir.Loop) -> dict[str, ir.Extent]:
-    return {s.var: s.extent for s in ir.walk((loop,)) if isinstance(s, ir.Loop)}
-
-
-def _is_countable(index: ir.Affine, loops: dict[str, ir.Extent]) -> bool:
-    """Whether an index grows with loop variables alone, so that its last value is known."""
-    return all(name in loops and (isinstance(c, str) or c > 0) for name, c in index.terms)
 
 
 # ---------------------------------------------------------------------------- names
@@ -164,8 +104,8 @@ class _Shared:
 
     def __init__(self, f: Any, loop: ir.Loop):
         self.f, self.loop = f, loop
-        self.updated = _updated(loop)
-        self.summed = {s.buffer: s for s in _summed(loop)}
+        self.updated = loop_sizes.updated(loop)
+        self.summed = {s.buffer: s for s in loop_sizes.summed(loop)}
         self.has_spans = bool(self.updated or self.summed)
         self.has_checks = any(isinstance(s, ir.CheckIndex) for s in ir.walk(loop.body))
         self.captured = _captured(f, loop, self.updated)
@@ -215,7 +155,7 @@ class _Shared:
             self._fill(g, span, store)
         low = g.emit(f"mul nuw nsw i64 {span}, %span")
         high = _least(g, g.emit(f"add nuw nsw i64 {low}, %span"), g.extent(self.loop.extent))
-        if is_long_sum(self.loop):
+        if self.loop.is_pairwise:
             emit_sum(g, self.loop, low, high)
         else:
             g.over(self.loop, low, high)
@@ -304,7 +244,7 @@ class _Shared:
         if not self.has_spans:
             return "1", extent, enough, {}
         if not self.summed:
-            is_innermost = not any(isinstance(s, ir.Loop) for s in self.loop.body)
+            is_innermost = loop_sizes.is_innermost(self.loop)
             span = str(SPAN if is_innermost else SPAN_OF_ROWS)
             return span, _quotient(f, extent, span), enough, {}
         part = _greatest(f, _quotient(f, extent, str(SPANS)), str(LEAST_ROWS))
@@ -343,7 +283,7 @@ class _Shared:
 
     def _size(self, index: ir.Affine) -> str:
         """How many elements sums in memory have: one more than the last index."""
-        f, extents = self.f, _extents(self.loop)
+        f, extents = self.f, loop_sizes.extents(self.loop)
         total = f.emit(f"add i64 {f.extent(index.offset)}, 1")
         for name, coefficient in index.terms:
             last = f.emit(f"sub i64 {f.extent(extents[name])}, 1")
@@ -398,7 +338,7 @@ class _Shared:
         least = f.emit(f"udiv i64 {PIECE}, {each}")
         part = f.emit(f"udiv i64 {count}, {PIECES}")
         size = f.emit(f"add i64 {_greatest(f, least, part)}, 1")
-        if self.has_spans or any(isinstance(s, ir.Loop) for s in self.loop.body):
+        if self.has_spans or not loop_sizes.is_innermost(self.loop):
             return size
         return f.emit(f"and i64 {f.emit(f'add i64 {size}, 63')}, -64")
 
@@ -442,11 +382,6 @@ class _Shared:
         f.write(slot, f.combined(op, f.read(slot, dtype), first, dtype), dtype)
 
 
-def cost(s: ir.Stmt) -> int:
-    """How many cheap statements one counts for."""
-    return _COSTLY if isinstance(s, ir.Let) and s.op not in _CHEAP else 1
-
-
 def _work(f: Any, body: tuple[ir.Stmt, ...]) -> str:
     """About how many statements an iteration runs, as an operand."""
     fixed = 0
@@ -456,7 +391,7 @@ def _work(f: Any, body: tuple[ir.Stmt, ...]) -> str:
             part = f.emit(f"mul i64 {_work(f, s.body)}, {f.extent(s.extent)}")
             total = f.emit(f"add i64 {total}, {part}") if total else part
         else:
-            fixed += cost(s)
+            fixed += loop_sizes.cost(s)
     return f.emit(f"add i64 {total}, {fixed}") if total else str(max(fixed, 1))
 
 
@@ -465,7 +400,8 @@ def _work(f: Any, body: tuple[ir.Stmt, ...]) -> str:
 
 def emit_sum(f: Any, loop: ir.Loop, begin: str, end: str) -> None:
     """Append an innermost loop with sums over `begin <= i < end`, a block at a time."""
-    sums = [name for name, op in _updated(loop).items() if op == "add" and _is_float(f, name)]
+    updated = loop_sizes.updated(loop).items()
+    sums = [name for name, op in updated if op == "add" and _is_float(f, name)]
     before = {name: f.read(f.accumulators[name], f.dtypes[name]) for name in sums}
     trees = {name: f.slot(f"[{LEVELS} x {memory_type(f.dtypes[name])}]") for name in sums}
     length = f.emit(f"sub nuw nsw i64 {end}, {begin}")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from functrans import loop_ir as ir
-from functrans.compiler.code import emission, matmul, shared_loops
+from functrans.compiler.code import emission, matmul
+from functrans.compiler.loops import loop_sizes
 from functrans.runtime import codegen, machine
 from functrans.runtime.codegen import Unit
 
@@ -99,7 +99,7 @@ def work_of(step: ir.Step) -> int:
     """About how many scalar statements a step executes."""
     if isinstance(step, ir.KernelCall):
         names = (name for name, _ in step.kernel.numbers)
-        return _body_work(step.kernel.body, dict(zip(names, step.numbers, strict=True)))
+        return loop_sizes.work(step.kernel.body, dict(zip(names, step.numbers, strict=True)))
     if isinstance(step, ir.MatMul):
         return step.outer[0] * math.prod(step.sizes) // 8
     if isinstance(step, ir.Together):
@@ -111,15 +111,4 @@ def is_shared(step: ir.KernelCall | ir.MatMul) -> bool:
     """Whether threads share a step by itself."""
     if isinstance(step, ir.MatMul):
         return 0 in (*step.sizes[:3], step.outer[0]) or matmul.is_shared(step)
-    return work_of(step) > shared_loops.ENOUGH
-
-
-def _body_work(body: tuple[ir.Stmt, ...], numbers: dict[str, Any]) -> int:
-    total = 0
-    for s in body:
-        if isinstance(s, ir.Loop):
-            extent = numbers[s.extent] if isinstance(s.extent, str) else s.extent
-            total += int(extent) * _body_work(s.body, numbers)
-        else:
-            total += shared_loops.cost(s)
-    return total
+    return work_of(step) > loop_sizes.ENOUGH

@@ -7,10 +7,12 @@ of appearance, so that kernels of equal structure are equal values.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from functrans.compiler.loops import loop_sizes
 from functrans.compiler.loops.kernel_builder import KernelBuilder, Scope
 from functrans.compiler.loops.kernel_numbers import generalize
 from functrans.loop_ir import (
@@ -40,14 +42,20 @@ def finish(k: KernelBuilder) -> tuple[Kernel, tuple[str, ...], tuple[Any, ...], 
     body = tuple(_loop(x) if isinstance(x, Scope) else x for x in k.top.items())
     renaming = _Renaming()
     body = tuple(renaming.stmt(s) for s in body)
-    roles = _roles(body)
-    params = tuple(
-        Param(new, (k.sizes[old][0],), k.sizes[old][1], roles[new])
-        for old, new in renaming.buffers.items()
-    )
+    sizes = tuple((new, *k.sizes[old]) for old, new in renaming.buffers.items())
     checks = [k.checks[int(old[1:])] for old in renaming.checks]
-    kernel, numbers = generalize(Kernel(params, body, tuple(renaming.checks.values())))
+    kernel, numbers = _finished(body, sizes, tuple(renaming.checks.values()))
     return kernel, tuple(renaming.buffers), numbers, checks
+
+
+@functools.lru_cache(maxsize=1024)  # programs of many layers have the same kernel many times
+def _finished(
+    body: tuple[Stmt, ...], sizes: tuple[tuple[str, int, Any], ...], checks: tuple[str, ...]
+) -> tuple[Kernel, tuple[Any, ...]]:
+    body = loop_sizes.marked(body)
+    roles = _roles(body)
+    params = tuple(Param(name, (size,), dtype, roles[name]) for name, size, dtype in sizes)
+    return generalize(Kernel(params, body, checks))
 
 
 # ---------------------------------------------------------------------------- loops
