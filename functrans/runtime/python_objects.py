@@ -37,7 +37,8 @@ _METH_FASTCALL, _METH_KEYWORDS = 0x80, 0x02
 _STORED_AS_IN_C = {"d": float, "D": complex}
 _PYTHON_SCALARS = {**_STORED_AS_IN_C, "?": bool, np.dtype(np.int64).char: int}
 # Functions of NumPy's C interface by their places in its table (numpy/_core/code_generators).
-_NUMPY_FUNCTIONS = {"FromArray": 109, "NewFromDescr": 94, "Scalar": 60}
+_NUMPY_FUNCTIONS = {"FromArray": 109, "NewFromDescr": 94, "Scalar": 60, "SetHandler": 304}
+_NUMPY_DEFAULT_HANDLER = 306
 _NUMPY_ABI = 0x2000000
 _INTERPRETER_FUNCTIONS = (
     "PyDict_Size", "PyErr_Clear", "PyEval_RestoreThread", "PyEval_SaveThread", "PyList_Append",
@@ -96,6 +97,7 @@ def addresses() -> dict[str, int]:
         function = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p)
         found[name] = function.value or 0
     numpy_functions = verify_numpy_functions()
+    found["ft.numpy.default_handler"] = default_handler()
     return found | {f"ft.numpy.{name}": place for name, place in numpy_functions.items()}
 
 
@@ -107,11 +109,7 @@ def python_scalar(dtype: np.dtype) -> type | None:
 @functools.cache
 def verify_numpy_functions() -> dict[str, int]:
     """Addresses of functions of NumPy's C interface; verifies what they do first."""
-    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    capsule = importlib.import_module("numpy._core._multiarray_umath")._ARRAY_API
-    count = max(_NUMPY_FUNCTIONS.values()) + 1
-    table = (ctypes.c_ssize_t * count).from_address(get_pointer(capsule, None))
+    table = _numpy_table()
     abi = ctypes.CFUNCTYPE(ctypes.c_uint)(table[0])()
     if abi != _NUMPY_ABI or table[2] != id(np.ndarray):
         raise _refuse("NumPy's C interface")
@@ -119,6 +117,21 @@ def verify_numpy_functions() -> dict[str, int]:
     if not _do_what_they_should(found):
         raise _refuse("NumPy's C interface")
     return found
+
+
+def default_handler() -> int:
+    """Where NumPy's own memory handler is, a capsule; 0 if it has none."""
+    place = _numpy_table()[_NUMPY_DEFAULT_HANDLER]
+    return ctypes.c_ssize_t.from_address(place).value if place else 0
+
+
+def _numpy_table() -> ctypes.Array[ctypes.c_ssize_t]:
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    capsule = importlib.import_module("numpy._core._multiarray_umath")._ARRAY_API
+    return (ctypes.c_ssize_t * (_NUMPY_DEFAULT_HANDLER + 1)).from_address(
+        get_pointer(capsule, None)
+    )
 
 
 def _do_what_they_should(functions: dict[str, int]) -> bool:
