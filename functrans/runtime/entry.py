@@ -7,7 +7,7 @@ outputs, in this order. The entry
 
 1. takes a *block* from the record's free list: the table, scratch memory for scalars, the arena;
 2. checks each input and puts its data pointer into the table;
-3. makes the outputs, runs the steps, and returns the outputs.
+3. makes the outputs, large ones as `result_memory` says, runs the steps, and returns the outputs.
 
 It returns NotImplemented, having done nothing, if an input is not just what the record says
 (another type, dtype or shape, not contiguous, ...). An index out of bounds raises, as the record's
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from functrans import loop_ir as ir
-from functrans.runtime import codegen, machine
+from functrans.runtime import codegen, machine, result_memory
 from functrans.runtime import python_objects as objects
 from functrans.runtime.codegen import Unit
 from functrans.runtime.entry_code import TEXT
@@ -68,6 +68,11 @@ class Record(np.ndarray):
     keep: Any
 
 
+def units(outputs: Sequence[ir.Buffer]) -> list[Unit]:
+    """What binding a program of these outputs needs."""
+    return [ENTRY, result_memory.ALLOCATOR] if result_memory.are_large(outputs) else [ENTRY]
+
+
 def bind(program: Program, *, kinds: Sequence[str], results: str) -> Callable[..., Any]:
     """A builtin that takes the inputs and returns the outputs, or NotImplemented.
 
@@ -88,6 +93,8 @@ def bind(program: Program, *, kinds: Sequence[str], results: str) -> Callable[..
     words["input_specs"] = pool.address(tuple(w for spec in specs for w in spec))
     specs = [_output(pool, b) for b in program.outputs]
     words["output_specs"] = pool.address(tuple(w for spec in specs for w in spec))
+    if result_memory.are_large(program.outputs):
+        words["memory"] = result_memory.handler()
     _lay_out_block(words, program.arena_bytes)
     plain = np.array([words[name] for name in WORDS], np.int64)
     record = plain.view(Record)

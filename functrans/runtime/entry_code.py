@@ -18,12 +18,14 @@ from functrans.runtime.record import (
 _SYMBOLS = """
 @ft.type.ndarray = external global i8
 @ft.dtype.B = external global i8
+@ft.numpy.default_handler = external global i8
 @ft.not_implemented = external global i8
 @ft.true = external global i8
 """ + declared("""
     ptr @ft.numpy.NewFromDescr(ptr, ptr, i32, ptr, ptr, ptr, i32, ptr)
     ptr @ft.numpy.FromArray(ptr, ptr, i32)
     ptr @ft.numpy.Scalar(ptr, ptr, ptr)
+    ptr @ft.numpy.SetHandler(ptr)
     void @Py_IncRef(ptr)
     void @Py_DecRef(ptr)
     ptr @PyTuple_New(i64)
@@ -164,6 +166,35 @@ following:
   br label %loop
 done:
   ret void
+}}"""
+
+# Make them under the handler of large results; false, and nothing is made, under a user's own one.
+_MAKE_LARGE_OUTPUTS = f"""
+define internal i1 @make_large_outputs(ptr %record, ptr %buffers, ptr %objects, ptr %scratch) {{
+entry:
+{word("memory", "ptr")}
+  %before = call ptr @ft.numpy.SetHandler(ptr %memory)
+  %failed = icmp eq ptr %before, null
+  br i1 %failed, label %done, label %look
+look:
+  %is.default = icmp eq ptr %before, @ft.numpy.default_handler
+  br i1 %is.default, label %make, label %restore
+make:
+  %all = call i1 @make_outputs(ptr %record, ptr %buffers, ptr %objects, ptr %scratch)
+  br i1 %all, label %restore, label %clear
+clear:
+  call void @PyErr_Clear()
+  br label %restore
+restore:
+  %made = phi i1 [ false, %look ], [ true, %make ], [ false, %clear ]
+  %ours = call ptr @ft.numpy.SetHandler(ptr %before)
+  call void @Py_DecRef(ptr %ours)
+  call void @Py_DecRef(ptr %before)
+  br label %done
+done:
+  %result = phi i1 [ false, %entry ], [ %made, %restore ]
+  call void @PyErr_Clear()
+  ret i1 %result
 }}"""
 
 # The scalars that the driver computed, as objects.
@@ -321,6 +352,14 @@ drop.refreshed:
   call void @Py_DecRef(ptr %refreshed)
   br label %make
 make:
+{word("memory", "ptr")}
+  %is.small = icmp eq ptr %memory, null
+  br i1 %is.small, label %make.plain, label %make.large
+make.large:
+  %made.large = call i1 @make_large_outputs(ptr %record, ptr %out.buffers, ptr %objects,
+    ptr %out.scratch)
+  br i1 %made.large, label %work, label %make.plain
+make.plain:
   %made = call i1 @make_outputs(ptr %record, ptr %out.buffers, ptr %objects, ptr %out.scratch)
   br i1 %made, label %work, label %give.up
 work:
@@ -357,6 +396,6 @@ not.mine:
 }}"""
 
 TEXT = "\n".join(
-    (_SYMBOLS, _TAKE_BLOCK, entry_inputs.TEXT, _MAKE_OUTPUTS, _MAKE_SCALARS, _RESULT, _FAILURE,
-     _RUN, _ENTRY)
+    (_SYMBOLS, _TAKE_BLOCK, entry_inputs.TEXT, _MAKE_OUTPUTS, _MAKE_LARGE_OUTPUTS, _MAKE_SCALARS,
+     _RESULT, _FAILURE, _RUN, _ENTRY)
 )  # fmt: skip

@@ -53,7 +53,7 @@ class Executable:
             [
                 *steps.units_of([c for calls in self._calls for c in calls]),
                 machine.RUN,
-                *([entry.ENTRY] if self.is_native else []),
+                *(entry.units(program.outputs) if self.is_native else []),
                 *(threads.units() if is_shared else []),
             ]
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 WORDS = (
     "run", "table", "release_gil", "results", "inputs", "consts", "outputs", "input_specs",
     "const_data", "output_specs", "block_bytes", "objects_at", "scratch_at", "arena_at",
-    "status_at", "free", "fail", "refresh",
+    "status_at", "free", "fail", "refresh", "memory",
 )  # fmt: skip
 # The spec of an input: dtype, NumPy scalar type, Python type, NUMBER_*, ndim, address of the shape.
 INPUT_WORDS = 6
