@@ -301,7 +301,23 @@ class Together:
     steps: tuple[Step, ...]
 
 
-Step = KernelCall | MatMul | HostStep | NativeStep | Together
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """Steps over rows that are done for the rows of one tile, then of the next, in any order.
+
+    `steps` are over all rows, `first` over those of a tile, `last` over those of the last one.
+    `advances` has, for each step, the bytes by which its buffers move on from tile to tile: those
+    of a product in the order lhs, rhs, out.
+    """
+
+    steps: tuple[KernelCall | MatMul, ...]
+    first: tuple[KernelCall | MatMul, ...]
+    last: tuple[KernelCall | MatMul, ...]
+    advances: tuple[tuple[int, ...], ...]
+    tiles: int
+
+
+Step = KernelCall | MatMul | HostStep | NativeStep | Together | Tiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,6 +406,6 @@ def identity(op: str, dtype: np.dtype) -> np.generic:
 
 
 def single_steps(program: Program) -> Iterator[Step]:
-    """The steps in order, those together one after another."""
+    """The steps in order, those together one after another, tiled ones over all rows."""
     for step in program.steps:
-        yield from step.steps if isinstance(step, Together) else (step,)
+        yield from step.steps if isinstance(step, Together | Tiled) else (step,)

@@ -7,6 +7,7 @@ and timed. Tests run it, through `run_python`, as the truth for the machine code
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -248,25 +249,40 @@ def _main(program: loop_ir.Program, kernels: dict[Kernel, str]) -> Iterator[str]
         yield f"    {buffer.name} = np.empty({buffer.shape}, {_type(buffer.dtype)})"
     shapes = {b.name: b.shape for b in _buffers(program)}
     yield '    with np.errstate(all="ignore"):'
-    host = 0
-    for step in loop_ir.single_steps(program):
-        if isinstance(step, loop_ir.KernelCall):
-            checks = (_check(program.checks[c]) for c in step.checks)
-            actual = (_actual(b, shapes[b], p.shape) for b, p in _arguments(step))
-            numbers = map(_number, step.numbers)
-            yield f"        {kernels[step.kernel]}({', '.join([*actual, *numbers, *checks])})"
-        elif isinstance(step, loop_ir.MatMul):
-            yield f"        {_matmul(step, shapes)}"
-        elif isinstance(step, _CALLS):
-            places = "".join(f"{o}[...], " for o in step.outputs).rstrip()
-            yield f"        # {step.text}"
-            yield f"        ({places}) = host[{host}]({', '.join(step.inputs)})"
-            host += 1
+    host = itertools.count()
+    for step in program.steps:
+        pad = " " * 8
+        if isinstance(step, loop_ir.Tiled):
+            yield f"{pad}for _ in range(1):  # {step.tiles} tiles of rows, all this for each"
+            pad += " " * 4
+        steps = step.steps if isinstance(step, loop_ir.Together | loop_ir.Tiled) else (step,)
+        for single in steps:
+            yield from (pad + line for line in _step(single, program, kernels, shapes, host))
     yield from (f"        {o}[...] = {_reshaped(s, o, shapes)}" for o, s in program.copies)
     if not program.steps and not program.copies:
         yield "        pass"
     results = (b.name if b.shape else f"{b.name}[()]" for b in program.outputs)
     yield f"    return [{', '.join(results)}]"
+
+
+def _step(
+    step: loop_ir.Step,
+    program: loop_ir.Program,
+    kernels: dict[Kernel, str],
+    shapes: dict[str, tuple[int, ...]],
+    host: Iterator[int],
+) -> Iterator[str]:
+    if isinstance(step, loop_ir.KernelCall):
+        checks = (_check(program.checks[c]) for c in step.checks)
+        actual = (_actual(b, shapes[b], p.shape) for b, p in _arguments(step))
+        numbers = map(_number, step.numbers)
+        yield f"{kernels[step.kernel]}({', '.join([*actual, *numbers, *checks])})"
+    elif isinstance(step, loop_ir.MatMul):
+        yield _matmul(step, shapes)
+    elif isinstance(step, _CALLS):
+        places = "".join(f"{o}[...], " for o in step.outputs).rstrip()
+        yield f"# {step.text}"
+        yield f"({places}) = host[{next(host)}]({', '.join(step.inputs)})"
 
 
 def _buffers(program: loop_ir.Program) -> Iterator[loop_ir.Buffer]:

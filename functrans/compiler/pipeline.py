@@ -5,6 +5,7 @@
     fuse            which nodes share loops, which are stored                (nodes -> groups)
     assemble        kernels, products, host steps over buffers              (groups -> loop program)
     in_place        results in the memory of operands not needed any more   (loop program -> same)
+    tiled           products and what is done with their rows, tile by tile  (loop program -> same)
     schedule        which independent steps run together                     (loop program -> same)
     plan_memory     a place in one arena for every temporary                 (loop program -> same)
     compile_program LLVM text, optimized by LLVM                             (loop program -> code)
@@ -26,6 +27,7 @@ from functrans.compiler.lowering.spectral_rules import RULES
 from functrans.compiler.planning.in_place import in_place
 from functrans.compiler.planning.memory import plan_memory
 from functrans.compiler.planning.schedule import schedule
+from functrans.compiler.planning.tiling import tiled
 from functrans.config import switches
 from functrans.ir import ClosedJaxpr
 from functrans.loop_ir import Program
@@ -55,7 +57,7 @@ def lower_to_program(
     program = reachable(lowered, [*owners, *(node for _, node in copies)])
     groups = fuse(program)
     assembled = assemble(lowered, groups, owners, copies, name, fastmath=fastmath)
-    return plan_memory(schedule(in_place(assembled, donated)))
+    return plan_memory(schedule(tiled(in_place(assembled, donated))))
 
 
 def compile_closed_jaxpr(closed: ClosedJaxpr, name: str = "main", **options: Any) -> Executable:

@@ -156,10 +156,15 @@ def module_text(units: Iterable[Unit]) -> str:
     return _joined([u.text() for u in units])
 
 
+# LLVM knows them; it takes a declaration that comes after a use for a second one.
+_INTRINSICS = re.compile(r"^declare [^\n]*@llvm\.[^\n]*$", re.MULTILINE)
+
+
 def _joined(parts_of_units: Iterable[Iterable[str]]) -> str:
     parts = dict.fromkeys(part for parts in parts_of_units for part in parts)
     vectors = {_defined(p) for p in parts if _is_vector(p)}
-    return "\n\n".join([*(_without_others(p, vectors) for p in parts), *_kept(vectors)])
+    text = "\n\n".join([*(_without_others(p, vectors) for p in parts), *_kept(vectors)])
+    return _INTRINSICS.sub("", text)
 
 
 def _is_vector(part: str) -> bool:

@@ -140,6 +140,85 @@ entry:
 }}"""
 
 
+# numbers: [tiles, count of steps, most buffers of a step, words to each record of the first tiles,
+#           words to each record of the last tile]
+# record:  [function, first buffer, count of buffers, advance..., number...]
+_TILED = """
+define internal void @{name}.piece(ptr %env, i64 %begin, i64 %end) nounwind {{
+entry:
+  %buffers = load ptr, ptr %env
+  %numbers.at = getelementptr ptr, ptr %env, i64 1
+  %numbers = load ptr, ptr %numbers.at
+  %status.at = getelementptr ptr, ptr %env, i64 2
+  %status = load ptr, ptr %status.at
+  %tiles = load i64, ptr %numbers
+  %last = sub i64 %tiles, 1
+  %count.at = getelementptr i64, ptr %numbers, i64 1
+  %count = load i64, ptr %count.at
+  %most.at = getelementptr i64, ptr %numbers, i64 2
+  %most = load i64, ptr %most.at
+  %given = alloca ptr, i64 %most
+  %words = getelementptr i64, ptr %numbers, i64 3
+  br label %tile
+tile:
+  %t = phi i64 [ %begin, %entry ], [ %t.next, %tile.done ]
+  %is.last = icmp eq i64 %t, %last
+  %skipped = select i1 %is.last, i64 %count, i64 0
+  %own.words = getelementptr i64, ptr %words, i64 %skipped
+  br label %step
+step:
+  %i = phi i64 [ 0, %tile ], [ %i.next, %call ]
+  %record.words.at = getelementptr i64, ptr %own.words, i64 %i
+  %record.words = load i64, ptr %record.words.at
+  %record = getelementptr i64, ptr %numbers, i64 %record.words
+  %function = load ptr, ptr %record
+  %first.at = getelementptr i64, ptr %record, i64 1
+  %first = load i64, ptr %first.at
+  %n.at = getelementptr i64, ptr %record, i64 2
+  %n = load i64, ptr %n.at
+  %own.buffers = getelementptr ptr, ptr %buffers, i64 %first
+  %advances = getelementptr i64, ptr %record, i64 3
+  br label %gather
+gather:
+  %j = phi i64 [ 0, %step ], [ %j.next, %gather ]
+  %buffer.at = getelementptr ptr, ptr %own.buffers, i64 %j
+  %buffer = load ptr, ptr %buffer.at
+  %advance.at = getelementptr i64, ptr %advances, i64 %j
+  %advance = load i64, ptr %advance.at
+  %far = mul i64 %advance, %t
+  %place = getelementptr i8, ptr %buffer, i64 %far
+  %given.at = getelementptr ptr, ptr %given, i64 %j
+  store ptr %place, ptr %given.at
+  %j.next = add i64 %j, 1
+  %j.more = icmp ult i64 %j.next, %n
+  br i1 %j.more, label %gather, label %call
+call:
+  %own.numbers = getelementptr i64, ptr %advances, i64 %n
+  %result = call i32 %function(ptr %given, ptr %own.numbers, ptr %status)
+  %i.next = add i64 %i, 1
+  %i.more = icmp ult i64 %i.next, %count
+  br i1 %i.more, label %step, label %tile.done
+tile.done:
+  %t.next = add i64 %t, 1
+  %t.more = icmp ult i64 %t.next, %end
+  br i1 %t.more, label %tile, label %done
+done:
+  ret void
+}}
+define i32 @{name}(ptr %buffers, ptr %numbers, ptr %status) nounwind {{
+entry:
+  %env = alloca [3 x ptr]
+  store ptr %buffers, ptr %env
+  %numbers.at = getelementptr ptr, ptr %env, i64 1
+  store ptr %numbers, ptr %numbers.at
+  %status.at = getelementptr ptr, ptr %env, i64 2
+  store ptr %status, ptr %status.at
+  %tiles = load i64, ptr %numbers
+  call void @ft_shared(ptr @{name}.piece, ptr %env, i64 %tiles, i64 1)
+  ret i32 0
+}}"""
+
+
 def _unit(text: str) -> Unit:
     # Passes would take 10 ms, most of it to make a vector loop of %gather that nobody wants.
     return Unit(text, lambda name: [text.format(name=name)], passes=codegen.NO_PASSES)
@@ -148,6 +227,11 @@ def _unit(text: str) -> Unit:
 RUN = _unit(RUN_STEPS)
 COPY = _unit(_COPY)
 TOGETHER = Unit(_TOGETHER, lambda name: [threads.POOL, threads.SHARED, _TOGETHER.format(name=name)])
+TILED = Unit(
+    _TILED,
+    lambda name: [threads.POOL, threads.SHARED, _TILED.format(name=name)],
+    passes=codegen.NO_PASSES,
+)
 
 
 @dataclass(frozen=True)
@@ -182,6 +266,22 @@ def numbers_of_together(records: Sequence[Record]) -> tuple[np.generic | int, ..
         first += len(r.buffers)
         numbers += r.numbers
     return (*heads, *numbers)
+
+
+def numbers_of_tiled(
+    tiles: int, records: Sequence[Record], advances: Sequence[Sequence[int]]
+) -> tuple[np.generic | int, ...]:
+    """What `TILED` is given: `records` are the steps of a tile, and then those of the last tile."""
+    count = len(advances)
+    words: list[int] = []
+    rest: list[np.generic | int] = []
+    first = 0
+    for i, r in enumerate(records):
+        first = 0 if i == count else first
+        words.append(3 + len(records) + len(rest))
+        rest += [r.function, first, len(r.buffers), *advances[i % count], *r.numbers]
+        first += len(r.buffers)
+    return (tiles, count, max(len(r.buffers) for r in records), *words, *rest)
 
 
 def _word(number: np.generic | int) -> int:

@@ -218,8 +218,7 @@ done:
   ret void
 }}}}"""
 
-_DECLARED = f"""@ft.pool = external global i64
-declare i32 @pthread_create(ptr, ptr, ptr, ptr)
+_DECLARED = f"""declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_detach(i64)
 declare i32 @pthread_mutex_lock(ptr)
 declare i32 @pthread_mutex_unlock(ptr)
@@ -248,7 +247,7 @@ alone:
   ret void
 }}"""
 # Without passes: they would take 20 ms, and the text has little for them to do.
-_UNIT = Unit(_TEXT, lambda name: [_TEXT.format(name=name)], passes=codegen.NO_PASSES)
+_UNIT = Unit(_TEXT, lambda name: [POOL, _TEXT.format(name=name)], passes=codegen.NO_PASSES)
 
 
 # ---------------------------------------------------------------------------- the block

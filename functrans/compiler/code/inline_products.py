@@ -122,7 +122,6 @@ class _Text(FunctionBody):
 
     def least(self, x: str, y: str) -> str:
         """The smaller of two numbers."""
-        self.need("declare i64 @llvm.umin.i64(i64, i64)")
         return self.emit(f"call i64 @llvm.umin.i64(i64 {x}, i64 {y})")
 
     # ------------------------------------------------------------------ batches
@@ -399,7 +398,6 @@ class _Tiles(_Text):
             return self.emit(f"add {v} {total}, {self.emit(f'mul {v} {x}, {row}')}")
         # A product and its sum are one rounding here, as in BLAS.
         fma = f"@llvm.fma.v{width}f{8 * dtype.itemsize}"
-        self.need(f"declare {v} {fma}({v}, {v}, {v})")
         return self.emit(f"call {v} {fma}({v} {x}, {v} {row}, {v} {total})")
 
 

@@ -23,7 +23,8 @@ from functrans.runtime.codegen import Unit
 class NativeCall:
     """One step: a unit, or the symbol of a routine; names of buffers, numbers, check codes.
 
-    `together` has the calls of a step that consists of several.
+    `together` has the calls of a step that consists of several: of one that is tiled those of a
+    tile and then those of the last tile, with the `advances` of their buffers.
     """
 
     function: Unit | str
@@ -31,17 +32,23 @@ class NativeCall:
     numbers: tuple[np.generic | int, ...] = ()
     checks: tuple[int, ...] = ()
     together: tuple[NativeCall, ...] = ()
+    advances: tuple[tuple[int, ...], ...] = ()
 
 
 def native_calls(
     program: ir.Program, steps: Sequence[ir.Step], copies: Sequence[tuple[str, str]]
 ) -> list[NativeCall]:
     """The native functions that do some steps, and then copies of buffers."""
-    calls = [call for step in steps if (call := _native_call(step)) is not None]
+    calls = [*_calls_of(steps)]
     sizes = {b.name: b.nbytes for b in program.outputs}
     for out, source in copies:
         calls.append(NativeCall(machine.COPY, (out, source), (sizes[out],)))
     return calls
+
+
+def _calls_of(steps: Sequence[ir.Step]) -> tuple[NativeCall, ...]:
+    """The calls that do steps; a product without elements needs none."""
+    return tuple(call for step in steps if (call := _native_call(step)) is not None)
 
 
 def _native_call(step: ir.Step) -> NativeCall | None:
@@ -54,9 +61,15 @@ def _native_call(step: ir.Step) -> NativeCall | None:
         unit, numbers = matmul.routine(step)
         return NativeCall(unit, (step.lhs, step.rhs, step.out), numbers)
     if isinstance(step, ir.Together):
-        parts = tuple(call for s in step.steps if (call := _native_call(s)) is not None)
+        parts = _calls_of(step.steps)
         buffers = tuple(b for c in parts for b in c.buffers)
         return NativeCall(machine.TOGETHER, buffers, together=parts)
+    if isinstance(step, ir.Tiled):
+        calls = _calls_of((*step.first, *step.last))
+        buffers = tuple(b for c in calls[: len(step.first)] for b in c.buffers)
+        return NativeCall(
+            machine.TILED, buffers, (step.tiles,), together=calls, advances=step.advances
+        )
     assert isinstance(step, ir.NativeStep)
     buffers = (*step.inputs, *step.outputs)
     return NativeCall(step.provide(), buffers, step.numbers, step.checks)
@@ -85,7 +98,10 @@ def table_of(program: ir.Program, calls: Sequence[NativeCall]) -> np.ndarray:
         address = where[unit.name] if isinstance(unit, Unit) else codegen.address_of(unit)
         buffers = [places[b] for b in call.buffers]
         numbers = call.numbers
-        if call.together:
+        if call.advances:
+            parts = [record(c) for c in call.together]
+            numbers = machine.numbers_of_tiled(int(numbers[0]), parts, call.advances)
+        elif call.together:
             numbers = machine.numbers_of_together([record(c) for c in call.together])
         return machine.Record(address, buffers, numbers, call.checks)
 
@@ -102,7 +118,7 @@ def work_of(step: ir.Step) -> int:
         return loop_sizes.work(step.kernel.body, dict(zip(names, step.numbers, strict=True)))
     if isinstance(step, ir.MatMul):
         return step.outer[0] * math.prod(step.sizes) // 8
-    if isinstance(step, ir.Together):
+    if isinstance(step, ir.Together | ir.Tiled):
         return sum(map(work_of, step.steps))
     return step.work if isinstance(step, ir.NativeStep) else 0
 

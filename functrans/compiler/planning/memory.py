@@ -12,7 +12,7 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import replace
 
-from functrans.loop_ir import KernelCall, MatMul, Program, Step, Together
+from functrans.loop_ir import KernelCall, MatMul, Program, Step, Tiled, Together
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 LARGEST = 512  # temporaries placed by size: a few milliseconds
@@ -24,7 +24,7 @@ def buffers_of(step: Step) -> tuple[str, ...]:
         return step.buffers
     if isinstance(step, MatMul):
         return (step.out, step.lhs, step.rhs)
-    if isinstance(step, Together):
+    if isinstance(step, Together | Tiled):
         return tuple(name for s in step.steps for name in buffers_of(s))
     return (*step.inputs, *step.outputs)
 

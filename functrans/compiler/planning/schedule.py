@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from functrans.compiler.code.steps import is_shared, work_of
 from functrans.compiler.planning.memory import buffers_of
-from functrans.loop_ir import KernelCall, MatMul, Program, Step, Together
+from functrans.loop_ir import KernelCall, MatMul, Program, Step, Tiled, Together
 
 LEAST = 1 << 14  # statements of a step, about 3 us: what threads cost is 1 us
 WINDOW = 12  # steps that one may move past, so that memory is not taken long before it is needed
@@ -62,6 +62,6 @@ def _written(step: Step) -> set[str]:
         return {name for name, p in params if p.role != "in"}
     if isinstance(step, MatMul):
         return {step.out}
-    if isinstance(step, Together):
+    if isinstance(step, Together | Tiled):
         return {name for s in step.steps for name in _written(s)}
     return set(buffers_of(step))  # a host step could write anything; nothing moves past it
