@@ -280,12 +280,13 @@ class NativeStep:
     The routine is `int32 symbol(void **buffers, const int64 *numbers, int64 *status)`; `buffers`
     are those of `inputs`, then of `outputs` (scratch memory among them). It returns 0, or 1 + the
     position in `checks` of what went wrong, having written a number for the message to status[1].
-    `provide()` makes the routine known to LLVM and returns its symbol; `function` is the same in
-    Python: `function(*inputs) -> list of outputs`. `work` is about how many operations it does.
+    `provide()` gives its unit (see `runtime/codegen`), or the symbol under which LLVM knows it;
+    `function` is the same in Python: `function(*inputs) -> list of outputs`. `work` is about how
+    many operations it does.
     """
 
     text: str
-    provide: Callable[[], str] = field(compare=False)
+    provide: Callable[[], Any] = field(compare=False)
     function: Callable[..., list[np.ndarray]] = field(compare=False)
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()

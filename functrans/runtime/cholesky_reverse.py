@@ -17,12 +17,13 @@ done column by column, which is the same with one column for the first half.
 from __future__ import annotations
 
 from functrans.runtime import blas, codegen, lapack, threads
+from functrans.runtime.codegen import Unit
 
 SMALL = 24  # rows; of 8, 16, 24, 32, 48 and 64 the best for n = 60, 100 and 500
 
 
-def provide(char: str) -> str:
-    """The symbol of the routine for "f" or "d": buffers L, ct, Z; numbers batch, n."""
+def unit_of(char: str) -> Unit:
+    """The routine for "f" or "d": buffers L, ct, Z; numbers batch, n."""
     symbols = {r: lapack.routine_symbol(r, char, False) for r in ("symm", "trsm", "gemm")}
     name = f"cholesky_reverse_{char}"
     t = {"f": "float", "d": "double"}[char]
@@ -40,8 +41,7 @@ def provide(char: str) -> str:
     }
     for word, value in words.items():
         text = text.replace(f"<{word}>", str(value))
-    codegen.provide(name, text)
-    return f"ft_{name}"
+    return codegen.routine(name, text)
 
 
 _DRIVER = """

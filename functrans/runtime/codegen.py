@@ -30,7 +30,6 @@ _addresses: dict[str, int] = {}  # of units, by name
 # Characters of LLVM text from which a module is worth a thread of its own: 20 ms, where starting
 # a pipeline of passes takes 2.
 _ENOUGH_TEXT = 8_000
-NO_PASSES, SCALAR, ALL_PASSES = 0, 1, 3  # LLVM's levels
 
 # A fork waits for what is being compiled: the child would wait for ever for this lock, and LLVM's.
 if hasattr(os, "register_at_fork"):
@@ -43,16 +42,16 @@ if hasattr(os, "register_at_fork"):
 class Unit:
     """A native function. `parts(name)` gives the LLVM texts that define `@name` and what it uses.
 
-    Parts are declarations and functions; equal ones of several units are one in a module. What
-    is not optimized compiles in a third of the time. `passes` of LLVM are all, or `SCALAR` for
-    loops that are none for vectors, or `NO_PASSES` for a text that is written as they would leave
-    it. Where there are no loops, vector versions of functions are left out.
+    Parts are declarations and functions; equal ones of several units are one in a module. A text
+    that is written as LLVM's passes would leave it does without (`runs_passes`), which takes half
+    of the time. What is not optimized at all compiles in a tenth. Where there are no loops, vector
+    versions of functions are left out.
     """
 
     key: str
     parts: Callable[[str], Iterable[str]]
     is_optimized: bool = True
-    passes: int = ALL_PASSES
+    runs_passes: bool = True
     has_loops: bool = True
     name: str = field(init=False, compare=False)  # the symbol: the same in every process
 
@@ -91,13 +90,13 @@ def _groups(units: dict[Unit, Parts]) -> list[dict[Unit, Parts]]:
     One that calls what only some programs make known (`use_symbol`) is alone: the others are to be
     linked without it.
     """
-    together: dict[tuple[bool, int], dict[Unit, Parts]] = {}
+    together: dict[tuple[bool, bool], dict[Unit, Parts]] = {}
     alone = []
     for unit, parts in units.items():
         if any(_CALLS_PROVIDED.search(part) for part in parts):
             alone.append({unit: parts})
         else:
-            together.setdefault((unit.is_optimized, unit.passes), {})[unit] = parts
+            together.setdefault((unit.is_optimized, unit.runs_passes), {})[unit] = parts
     return [shared for group in together.values() for shared in _shares(group)] + alone
 
 
@@ -126,7 +125,8 @@ def _shares(units: dict[Unit, Parts]) -> list[dict[Unit, Parts]]:
 
 def _made(groups: list[dict[Unit, Parts]]) -> list[cache.Entry]:
     """The object files of groups, compiled by as many threads as the process has processors."""
-    waiting, made, failures = list(reversed(groups)), [], []
+    # The longest first, so that all threads end at about the same time.
+    waiting, made, failures = sorted(groups, key=_effort), [], []
 
     def work() -> None:
         while not failures:
@@ -149,6 +149,12 @@ def _made(groups: list[dict[Unit, Parts]]) -> list[cache.Entry]:
     if failures:
         raise failures[0]
     return made
+
+
+def _effort(units: dict[Unit, Parts]) -> int:
+    """About how long a module takes to compile: 4 us for each character if it is 20."""
+    first, length = next(iter(units)), sum(len(p) for parts in units.values() for p in parts)
+    return length * (1 if not first.is_optimized else 20 if first.runs_passes else 6)
 
 
 def module_text(units: Iterable[Unit]) -> str:
@@ -194,33 +200,30 @@ def _kept(vectors: Iterable[str]) -> list[str]:
     return [f'{used}, section "llvm.metadata"'] if names else []
 
 
-_LEVEL = 3
-
-
-def _optimize(module: int, machine: int, passes: int = ALL_PASSES) -> None:
-    llvm.optimize(module, machine, passes, vectorize=passes == ALL_PASSES)
+_NOT, _LITTLE, _LEVEL = 0, 1, 3  # LLVM's levels; what needs no passes is not better at a higher
 
 
 def optimized(text: str) -> str:
     """The module of a text after LLVM's passes."""
     with llvm.machine(_LEVEL) as machine, llvm.module(text) as module:
-        _optimize(module, machine)
+        llvm.optimize(module, machine, _LEVEL)
         return llvm.printed(module)
 
 
 def assembly(text: str) -> str:
     """The machine code of a module, as text."""
     with llvm.machine(_LEVEL) as machine, llvm.module(text) as module:
-        _optimize(module, machine)
+        llvm.optimize(module, machine, _LEVEL)
         return llvm.emitted(module, machine, as_object=False).decode()
 
 
 def _compiled(units: dict[Unit, Parts]) -> cache.Entry:
     first, text = next(iter(units)), _joined(units.values())
-    level = _LEVEL if first.is_optimized else 0
+    runs_passes = first.is_optimized and first.runs_passes
+    level = _LEVEL if runs_passes else _LITTLE if first.is_optimized else _NOT
     with llvm.machine(level) as machine, llvm.module(text) as module:
-        if first.is_optimized and first.passes:
-            _optimize(module, machine, first.passes)
+        if runs_passes:
+            llvm.optimize(module, machine, level)
         wanted = tuple(llvm.declared(module))
         code = llvm.emitted(module, machine, as_object=True)
     return cache.Entry(tuple(u.name for u in units), wanted, code)
@@ -248,18 +251,27 @@ def _linked(entries: list[cache.Entry]) -> dict[str, int]:
     return llvm.link(f"functrans_{next(_serial)}", code, imports, exports)
 
 
-def provide(name: str, text: str, *, passes: int = ALL_PASSES) -> None:
+def provide(name: str, text: str) -> None:
     """Compile `@ft_entry_<name>` of `text` for the process: other units call it `@ft_<name>`."""
     symbol = f"ft_{name}"
     if symbol not in _addresses:
-        _addresses[symbol] = addresses([_provided(name, text, passes)])[0]
+        _addresses[symbol] = addresses([routine(name, text)])[0]
 
 
-def _provided(name: str, text: str, passes: int) -> Unit:
+# A declaration or variable is a line.
+_PARTS = re.compile(r"^(?:define (?:.*\n)+?\}|[@!].*|declare .*)$", re.MULTILINE)
+
+
+def routine(name: str, text: str, *, runs_passes: bool = True) -> Unit:
+    """The unit of a text that defines `@ft_entry_<name>`.
+
+    What else it defines has a name of its own, or is the same in every text that has that name.
+    """
+
     def parts(unique: str) -> list[str]:
-        return [text.replace(f"@ft_entry_{name}(", f"@{unique}(")]
+        return _PARTS.findall(text.replace(f"@ft_entry_{name}(", f"@{unique}("))
 
-    return Unit(text, parts, passes=passes)
+    return Unit(text, parts, runs_passes=runs_passes)
 
 
 def address_of(symbol: str) -> int:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from functrans.runtime import blas, codegen, symbols, threads
+from functrans.runtime.codegen import Unit
 
 _BLAS = frozenset(("trsm", "trsv", "gemm", "symm"))
 _COMPLEX_NAMES = {"orglq": "unglq", "syevd": "heevd"}
@@ -121,15 +122,14 @@ class Call:
                 out.append(a.value)
         return out
 
-    def provide(self) -> str:
-        """Make the thunk known to LLVM; returns its symbol."""
+    def unit(self) -> Unit:
+        """The thunk."""
         symbol = routine_symbol(self.routine, self.dtype.char.lower(), self.dtype.kind == "c")
         form = "".join(_form(a) for a in self.arguments)
         moves = "".join(f"_{to}from{source}" for to, source, _ in self.copies)
         name = f"{symbol[3:]}_{form}{moves}{'_stops' * self.stops}"
         name += "" if self.guard is None else f"_guard{self.guard}"
-        codegen.provide(name, _thunk_text(self, name, symbol))
-        return f"ft_{name}"
+        return codegen.routine(name, _thunk_text(self, name, symbol), runs_passes=False)
 
 
 def _form(a: Argument) -> str:
@@ -230,10 +230,11 @@ def _thunk_text(call: Call, name: str, symbol: str) -> str:
     get, limit = blas.thread_symbols()
     whole = _THUNK.format(name=name, get=get, set=limit, before="\n  ".join(before))
     declared = [_DECLARED, f"declare i32 @{get}()", f"declare void @{limit}(i32)"]
-    return "\n".join([*declared, threads.POOL, threads.SHARED, _piece_text(call, symbol), whole])
+    declared += [threads.POOL, threads.SHARED]
+    return "\n".join([*declared, _piece_text(call, name, symbol), whole])
 
 
-def _piece_text(call: Call, symbol: str) -> str:
+def _piece_text(call: Call, name: str, symbol: str) -> str:
     """The routine for each matrix of some chunks."""
     lines, in_chunk, body, given, letters = [], [], [], [], []
     number = _HEADER + len(call.copies)
@@ -255,6 +256,7 @@ def _piece_text(call: Call, symbol: str) -> str:
         given.append("ptr %info" if isinstance(a, Info) else f"ptr %x{i}")
     types = ", ".join(x.split()[0] for x in (*given, *letters))
     return f"declare void @{symbol}({types})" + _PIECE.format(
+        name=name,
         before="\n  ".join(lines),
         in_chunk="\n  ".join(in_chunk),
         body="\n  ".join(body),
@@ -273,7 +275,7 @@ refuse:
 allowed:"""
 # A chunk ends with its first failure; of all failures the first of the batch is reported.
 _PIECE = """
-define internal void @piece(ptr %env, i64 %begin, i64 %end) nounwind {{
+define internal void @{name}.piece(ptr %env, i64 %begin, i64 %end) nounwind {{
 entry:
   %buffers = load ptr, ptr %env
   %numbers.at = getelementptr ptr, ptr %env, i64 1
@@ -343,7 +345,7 @@ limit:
   call void @{set}(i32 1)
   br label %run
 run:
-  call void @ft_shared(ptr @piece, ptr %env, i64 %chunks, i64 1)
+  call void @ft_shared(ptr @{name}.piece, ptr %env, i64 %chunks, i64 1)
   br i1 %limits, label %lift, label %look
 lift:
   call void @{set}(i32 %threads)

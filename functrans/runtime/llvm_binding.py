@@ -69,10 +69,10 @@ def module(text: str) -> Iterator[Any]:
         yield parsed
 
 
-def optimize(parsed: Any, generator: Any, level: int, *, vectorize: bool = True) -> None:
+def optimize(parsed: Any, generator: Any, level: int) -> None:
     """Run LLVM's passes over a module; see `llvm_library.optimize` for why loops stay rolled."""
     tuning = _binding().create_pipeline_tuning_options(speed_level=level)
-    tuning.loop_vectorization = vectorize
+    tuning.loop_vectorization = True
     tuning.loop_unrolling = False
     builder = _binding().create_pass_builder(generator, tuning)
     builder.getModulePassManager().run(parsed, builder)

@@ -48,9 +48,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "GetValueName": (_TEXT, _POINTER),
     "CreatePipelineTuningOptions": (_POINTER,),
     "PTOSetLoopVectorization": (None, _POINTER, _BOOL),
-    "PTOSetLoopInterleaving": (None, _POINTER, _BOOL),
     "PTOSetLoopUnrolling": (None, _POINTER, _BOOL),
-    "PTOSetSLPVectorization": (None, _POINTER, _BOOL),
     "DisposePipelineTuningOptions": (None, _POINTER),
     "CreatePassBuilder": (_POINTER, _POINTER, _POINTER),
     "DisposePassBuilder": (None, _POINTER),
@@ -228,14 +226,11 @@ def module(text: str) -> Iterator[int]:
         library().ContextDispose(context)
 
 
-def optimize(parsed: int, generator: int, level: int, *, vectorize: bool) -> None:
+def optimize(parsed: int, generator: int, level: int) -> None:
     """Run LLVM's passes over a module."""
     functions = library()
     tuning = functions.CreatePipelineTuningOptions()
-    functions.PTOSetLoopVectorization(tuning, vectorize)
-    if not vectorize:
-        functions.PTOSetLoopInterleaving(tuning, False)
-        functions.PTOSetSLPVectorization(tuning, False)
+    functions.PTOSetLoopVectorization(tuning, True)
     # Unrolling doubles compile time, and a loop unrolled whole is no longer vectorized.
     # Emission writes out the short loops that gain from it.
     functions.PTOSetLoopUnrolling(tuning, False)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from functrans.runtime import codegen, threads
+from functrans.runtime import threads
 from functrans.runtime.codegen import Unit
 
 DONE, FAILED = 0, 1  # what a run returns
@@ -221,16 +221,18 @@ entry:
 
 def _unit(text: str) -> Unit:
     # Passes would take 10 ms, most of it to make a vector loop of %gather that nobody wants.
-    return Unit(text, lambda name: [text.format(name=name)], passes=codegen.NO_PASSES)
+    return Unit(text, lambda name: [text.format(name=name)], runs_passes=False)
 
 
 RUN = _unit(RUN_STEPS)
 COPY = _unit(_COPY)
-TOGETHER = Unit(_TOGETHER, lambda name: [threads.POOL, threads.SHARED, _TOGETHER.format(name=name)])
-TILED = Unit(
-    _TILED,
-    lambda name: [threads.POOL, threads.SHARED, _TILED.format(name=name)],
-    passes=codegen.NO_PASSES,
+TOGETHER, TILED = (
+    Unit(
+        text,
+        lambda name, text=text: [threads.POOL, threads.SHARED, text.format(name=name)],
+        runs_passes=False,
+    )
+    for text in (_TOGETHER, _TILED)
 )
 
 

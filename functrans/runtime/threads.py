@@ -230,11 +230,12 @@ declare i64 @llvm.umin.i64(i64, i64)
 
 _TEXT = "\n".join((_DECLARED, _PIECES, _WORKER, _START, _SHARE))
 
+COLD = "nounwind noinline optnone"  # of a function that compiles quickly and runs seldom
+
 # `ft_shared(function, env, n, size)` for native code: the pool runs `function(env, begin, end)`
 # over pieces, or, while it is not prepared, the caller over the whole range.
 POOL = "@ft.pool = external global i64"
-SHARED = f"""
-define internal void @ft_shared(ptr %function, ptr %env, i64 %n, i64 %size) nounwind {{
+SHARED = f"""define internal void @ft_shared(ptr %function, ptr %env, i64 %n, i64 %size) {COLD} {{
 {_at("%share.at", SHARE)}
   %share = load ptr, ptr %share.at
   %ready = icmp ne ptr %share, null
@@ -246,8 +247,8 @@ alone:
   call void %function(ptr %env, i64 0, i64 %n)
   ret void
 }}"""
-# Without passes: they would take 20 ms, and the text has little for them to do.
-_UNIT = Unit(_TEXT, lambda name: [POOL, _TEXT.format(name=name)], passes=codegen.NO_PASSES)
+# Not optimized, which would take 25 ms: what takes time here is waiting.
+_UNIT = Unit(_TEXT, lambda name: [POOL, _TEXT.format(name=name)], is_optimized=False)
 
 
 # ---------------------------------------------------------------------------- the block

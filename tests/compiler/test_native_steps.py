@@ -1,5 +1,7 @@
 """Native routines as steps of a program."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -72,6 +74,18 @@ def test_a_routine_runs_between_kernels_without_a_host_step():
     program = f.lower(x).program
     np.testing.assert_allclose(run_python(program, [x])[0], function(x))
     assert "# scale_first 3" in f.lower(x).loop_program
+
+
+def test_the_text_of_a_program_has_its_routines_once_each():
+    def f(x):
+        rows = np.argsort(x, axis=-1)
+        factor = np.linalg.cholesky(x @ x.T + np.eye(len(x)))
+        largest = ft.lax.top_k(x, 3), ft.lax.top_k(x * 2, 4)
+        return rows, np.sort(x), factor, np.linalg.inv(factor), largest
+
+    text = ft.jit(f, host_steps="error").lower(np.zeros((4, 300))).llvm
+    for name in ("ft_radix_64", "top_k_d.piece"):
+        assert len(re.findall(rf"^define .*@{name}\(", text, re.MULTILINE)) == 1
 
 
 def test_a_failing_routine_raises_what_it_declared_with_the_users_line():

@@ -30,6 +30,7 @@ from functrans.compiler.code.convolution_tiles import (
 from functrans.compiler.code.loop_text import Index, LoopText
 from functrans.compiler.words.scalar_types import llvm_type
 from functrans.runtime import codegen, symbols, threads
+from functrans.runtime.codegen import Unit
 
 # Sums that stay in registers, by the width of vectors: one register each is left for a number of
 # lhs and, for up to four vectors, those of rhs.
@@ -58,11 +59,10 @@ def sums_in_registers() -> int:
 
 
 @functools.cache
-def provide(plan: Plan) -> str:
-    """Compile the routine of `plan` and return its symbol."""
+def unit_of(plan: Plan) -> Unit:
+    """The routine of a plan."""
     routine = _Dots(plan) if plan.lanes == "inputs" else _Routine(plan)
-    codegen.provide(plan.name, routine.text())
-    return f"ft_{plan.name}"
+    return codegen.routine(plan.name, routine.text())
 
 
 # ---------------------------------------------------------------------------- pieces
@@ -492,4 +492,4 @@ class _Dots(_Routine):
         self.f.do(f"store {t} {total}, ptr {place}")
 
 
-__all__ = ["chunks_of", "provide", "result_size", "sums_in_registers", "vector_bits"]
+__all__ = ["chunks_of", "result_size", "sums_in_registers", "unit_of", "vector_bits"]

@@ -24,7 +24,7 @@ from functrans import loop_ir as ir
 from functrans.compiler.code.function_text import FunctionBody
 from functrans.compiler.words import scalar_math
 from functrans.compiler.words.scalar_types import literal, llvm_type, memory_type
-from functrans.runtime import codegen, symbols, threads
+from functrans.runtime import symbols, threads
 from functrans.runtime.codegen import Unit
 
 SHARED_WORK = 1 << 19  # of a batch that threads share: about 15 us
@@ -41,7 +41,7 @@ def routine(step: ir.MatMul, order: Sequence[int]) -> tuple[Unit, tuple[int, ...
     lines, numbers = "\n".join(text.lines), tuple(text.numbers.values())
     key = f"product {tuple(order)} {step.dtype.str} {[*text.numbers]} {text.tasks}\n{lines}"
     parts = lambda name: [*text.parts, *text.functions(name, order)]  # noqa: E731
-    return Unit(key, parts, passes=text.passes), numbers
+    return Unit(key, parts, runs_passes=text.runs_passes), numbers
 
 
 def _has_tiles(step: ir.MatMul) -> bool:
@@ -64,7 +64,7 @@ class _Product(NamedTuple):
 class _Text(FunctionBody):
     """The loops over the batches. Numbers are parameters of the function, by name."""
 
-    passes = codegen.ALL_PASSES
+    runs_passes = True
 
     def __init__(self, step: ir.MatMul) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ class _Tiles(_Text):
     LLVM's passes, and unrolling the loop over k, take longer than all the rest, and gain nothing.
     """
 
-    passes = codegen.NO_PASSES
+    runs_passes = False
 
     def __init__(self, step: ir.MatMul) -> None:
         super().__init__(step)

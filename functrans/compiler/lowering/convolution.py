@@ -178,7 +178,7 @@ def _called(
         results.append(((chunks * convolution_text.result_size(plan),), lhs.dtype))
     return b.native(
         f"convolution {'x'.join(map(str, sizes.window))}",
-        lambda: convolution_text.provide(plan),
+        lambda: convolution_text.unit_of(plan),
         lambda x, w: [
             conv_general_dilated.impl(x, w, **params),
             *(np.zeros(*scratch) for scratch in results[1:]),

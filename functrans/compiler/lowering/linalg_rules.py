@@ -115,7 +115,7 @@ def call_lapack(
     failures = [failure, _NOT_FINITE] if guard is not None else [failure]
     return b.native(
         lapack.routine_name(routine, dtype.char.lower(), dtype.kind == "c"),
-        call.provide,
+        call.unit,
         function,
         operands,
         results,
@@ -182,7 +182,7 @@ def cholesky_cotangent(b: NodeBuilder, factor: Node, ct: Node) -> Node:
         return factor
     (twice,) = b.native(
         "cholesky_reverse",
-        lambda: cholesky_reverse.provide(factor.dtype.char),
+        lambda: cholesky_reverse.unit_of(factor.dtype.char),
         lambda x, y: [2 * lapack_values.cholesky_cotangent(x, y)],
         [factor, ct],
         [(factor.shape, factor.dtype)],

@@ -21,6 +21,7 @@ from functrans.compiler.lowering.nodes import Node
 from functrans.compiler.words.scalar_math import is_native
 from functrans.ir import ClosedJaxpr, JaxprEqn, Literal, Var
 from functrans.loop_ir import Failure
+from functrans.runtime.codegen import Unit
 from functrans.source_info import Source
 
 _BOOL = np.dtype(bool)
@@ -145,7 +146,7 @@ class NodeBuilder:
     def native(
         self,
         text: str,
-        routine: Callable[[], str],
+        routine: Callable[[], Unit | str],
         function: Callable[..., list[Any]],
         operands: Sequence[Node],
         results: Sequence[tuple[Shape, np.dtype]],

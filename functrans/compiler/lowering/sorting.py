@@ -29,6 +29,7 @@ from functrans.compiler.words.scalar_types import memory_type
 from functrans.loop_ir import Check
 from functrans.ops.sorting import argtop_k
 from functrans.runtime import codegen, numpy_sorts, threads
+from functrans.runtime.codegen import Unit
 
 RADIX_FROM = 192  # elements in a row from which radix sort beats NumPy's timsort
 CHUNKS, CHUNK = 8, 1 << 15  # chunks of rows at most, elements of one at least
@@ -63,7 +64,7 @@ def argsort_rows(b: NodeBuilder, x: Node) -> Node:
     if x.dtype.kind == "c" or n < RADIX_FROM or n >= 2**31:
         routine = _numpy_routine("argsort", x.dtype)
     else:
-        routine = functools.partial(_provided, "argsort", x.dtype)
+        routine = functools.partial(_unit, "argsort", x.dtype)
         scratch = _scratch(n * len(_chunks(rows, n)), x.dtype)
     return b.native(
         f"argsort {x.dtype}{list(x.shape)}",
@@ -87,7 +88,7 @@ def top_k_rows(b: NodeBuilder, x: Node, k: int) -> Node:
     scratch = _scratch(capacity * len(_chunks(rows, n)), x.dtype)
     return b.native(
         f"top_k {x.dtype}{list(x.shape)} k={k}",
-        functools.partial(_provided, "top_k", x.dtype),
+        functools.partial(_unit, "top_k", x.dtype),
         lambda v: [argtop_k.impl(v, k=k), *map(_unused, scratch)],
         [x],
         [((*x.shape[:-1], k), _INT64), *scratch],
@@ -123,28 +124,25 @@ def symbol_letter(dtype: np.dtype) -> str:
     return "bool" if dtype.kind == "b" else dtype.char
 
 
-def _provided(name: str, dtype: np.dtype) -> str:
+def _unit(name: str, dtype: np.dtype) -> Unit:
     full = f"{name}_{symbol_letter(dtype)}"
-    # Vectors of counts and positions would triple the time to compile, and gain nothing.
-    codegen.provide(full, _TEXTS[name](full, dtype), passes=codegen.SCALAR)
-    return f"ft_{full}"
+    return codegen.routine(full, _TEXTS[name](full, dtype))
 
 
 # ---------------------------------------------------------------------------- NumPy's functions
 
 
-def _numpy_routine(name: str, dtype: np.dtype) -> Callable[[], str]:
+def _numpy_routine(name: str, dtype: np.dtype) -> Callable[[], Unit]:
     address = numpy_sorts.address(name, dtype)
     if address is None:
         raise NotNative(f"{name} of {dtype} by a NumPy whose functions are elsewhere")
 
-    def provide() -> str:
+    def unit() -> Unit:
         full = f"numpy_{name}_{symbol_letter(dtype)}"
         codegen.use_symbol(f"ft.{full}", address)
-        codegen.provide(full, _call_of_numpy(name, full, dtype), passes=codegen.SCALAR)
-        return f"ft_{full}"
+        return codegen.routine(full, _call_of_numpy(name, full, dtype))
 
-    return provide
+    return unit
 
 
 def _call_of_numpy(name: str, full: str, dtype: np.dtype) -> str:
