@@ -282,7 +282,7 @@ class NativeStep:
     position in `checks` of what went wrong, having written a number for the message to status[1].
     `provide()` gives its unit (see `runtime/codegen`), or the symbol under which LLVM knows it;
     `function` is the same in Python: `function(*inputs) -> list of outputs`. `work` is about how
-    many operations it does.
+    many operations it does, of which threads take a part if it `is_shared`.
     """
 
     text: str
@@ -293,6 +293,7 @@ class NativeStep:
     numbers: tuple[int, ...] = ()
     checks: tuple[int, ...] = ()  # indices into Program.checks
     work: int = 0
+    is_shared: bool = True
 
 
 @dataclass(frozen=True, slots=True)

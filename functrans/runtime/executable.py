@@ -45,7 +45,8 @@ class Executable:
         ]
         self.is_native = len(self._segments) == len(self._calls) and not program.donations
         self._work = sum(map(steps.work_of, program.steps))
-        is_shared = self._work > loop_sizes.ENOUGH or any(
+        work = sum(map(steps.shared_work_of, program.steps))
+        is_shared = work > loop_sizes.ENOUGH or any(
             isinstance(step, ir.Together | ir.Tiled) for step in program.steps
         )
         # At once, so that they are compiled side by side, and linked together.

@@ -136,6 +136,39 @@ def test_the_largest_of_many_are_found_whatever_their_order(code, k):
         )
 
 
+@pytest.mark.parametrize("code", ["?", "b", "B", "i", "l", "e", "f", "d"])
+@pytest.mark.parametrize("n", [147, 148, 149, 296, 297])  # the buffer for k = 30 holds 148
+def test_the_largest_are_found_where_the_buffer_is_just_full(code, n):
+    rising = np.arange(n) % 120
+    for x in (rising, rising[::-1], rising * 0, rising - 60, np.arange(n) % 2):
+        x = x.astype(code)
+        for k in (0, 1, 30, n - 1, n):
+            got = native(lambda x, k=k: ops.argtop_k(x, k=k))(x)
+            np.testing.assert_array_equal(got, ops.argtop_k(x, k=k))
+
+
+@pytest.mark.parametrize("code", "?bBhHiIlL")
+def test_the_least_integers_of_all_are_taken_where_there_are_not_enough_others(code):
+    x = np.zeros((3, 5000), code) if code == "?" else np.full((3, 5000), np.iinfo(code).min, code)
+    x[1, 4000:4020] = x[2, ::7] = 1
+    for k in (1, 30, 2000):
+        got = native(lambda x, k=k: ops.argtop_k(x, k=k))(x)
+        np.testing.assert_array_equal(got, ops.argtop_k(x, k=k))
+
+
+@pytest.mark.parametrize("k", [3, 700, 40_000])
+def test_the_largest_of_long_rows_are_the_same_with_any_number_of_threads(k):
+    x = sample("f", (5, 40_000))
+    x[1].sort()
+    x[2] = 1
+    f = native(lambda x: lax.top_k(x, k))
+    values, order = f(x)
+    np.testing.assert_array_equal(order, ops.argtop_k(x, k=k))
+    np.testing.assert_array_equal(values, np.take_along_axis(x, order, 1))
+    with ft.threads(1):
+        np.testing.assert_array_equal(f(x)[1], order)
+
+
 @pytest.mark.parametrize("code", DTYPES)
 def test_native_searching_is_numpys_in_every_dtype(code):
     for n in (0, 1, 2, 7, 12):

@@ -123,6 +123,12 @@ def work_of(step: ir.Step) -> int:
     return step.work if isinstance(step, ir.NativeStep) else 0
 
 
+def shared_work_of(step: ir.Step) -> int:
+    """As much of it as threads may share."""
+    is_alone = isinstance(step, ir.NativeStep) and not step.is_shared
+    return 0 if is_alone else work_of(step)
+
+
 def is_shared(step: ir.KernelCall | ir.MatMul) -> bool:
     """Whether threads share a step by itself."""
     if isinstance(step, ir.MatMul):

@@ -139,8 +139,9 @@ class Assembly:
         codes = tuple(range(len(self.checks), len(self.checks) + len(node.failures)))
         self.checks.extend(node.failures)
         return NativeStep(
-            node.text, node.provide, function, inputs, outputs, node.numbers, codes, node.work
-        )
+            node.text, node.provide, function, inputs, outputs, node.numbers, codes, node.work,
+            node.is_shared,
+        )  # fmt: skip
 
     def _in_shapes_of_buffers(self, node: nodes.Host, inputs: Names, outputs: Names) -> Any:
         """The function of a step for buffers that hold its arrays under other shapes."""

@@ -154,6 +154,7 @@ class NodeBuilder:
         numbers: Sequence[int] = (),
         failures: Sequence[tuple[Callable[[str], BaseException], str]] = (),
         work: int = 0,
+        is_shared: bool = True,
     ) -> list[Node]:
         """A call of a native routine on whole C-contiguous arrays; see `loop_ir.NativeStep`.
 
@@ -165,6 +166,7 @@ class NodeBuilder:
         call = nodes.Native(
             (), _BOOL, text, function, self.whole(operands), provide=routine,
             numbers=tuple(map(int, numbers)), failures=errors, work=work,
+            is_shared=is_shared,
         )  # fmt: skip
         return self.results_of(call, results)
 

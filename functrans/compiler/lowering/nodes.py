@@ -310,6 +310,7 @@ class Native(Host):
     numbers: tuple[int, ...] = ()
     failures: tuple[Failure, ...] = ()
     work: int = 0
+    is_shared: bool = True
 
 
 @dataclass(eq=False, slots=True)

@@ -36,6 +36,7 @@ CHUNKS, CHUNK = 8, 1 << 15  # chunks of rows at most, elements of one at least
 _INT64 = np.dtype(np.int64)
 _ARGUMENTS = "ptr %buffers, ptr %numbers, ptr %status"
 _BYTES = 256  # values of a byte
+_COUNTS = f"[{_BYTES} x i32]"
 
 
 def sort_rows(b: NodeBuilder, x: Node) -> Node:
@@ -53,6 +54,7 @@ def sort_rows(b: NodeBuilder, x: Node) -> Node:
         numbers=[x.size // n, n, _rows_at_once(x.size // n, n)],
         failures=_SHORT_OF_MEMORY,
         work=x.size * n.bit_length(),
+        is_shared=len(_chunks(x.size // n, n)) > 1,
     )[0]
 
 
@@ -75,6 +77,7 @@ def argsort_rows(b: NodeBuilder, x: Node) -> Node:
         numbers=[rows, n, _rows_at_once(rows, n)],
         failures=_SHORT_OF_MEMORY,
         work=x.size * n.bit_length(),
+        is_shared=len(_chunks(rows, n)) > 1,
     )[0]
 
 
@@ -83,6 +86,10 @@ def top_k_rows(b: NodeBuilder, x: Node, k: int) -> Node:
     n = x.shape[-1]
     if x.dtype.kind == "c" or n >= 2**31:
         raise NotNative(f"top_k of {x.dtype}")
+    if not k:
+        zero = b.add(nodes.Number((), _INT64, np.int64(0)))
+        return b.view(zero, (*x.shape[:-1], 0), lambda _: ())
+    # More than k; or all, and then the buffer is not full before the end.
     capacity = min(n, max(4 * k, k + min(1024, max(118, n // 16))))
     rows = x.size // max(n, 1)
     scratch = _scratch(capacity * len(_chunks(rows, n)), x.dtype)
@@ -94,6 +101,7 @@ def top_k_rows(b: NodeBuilder, x: Node, k: int) -> Node:
         [((*x.shape[:-1], k), _INT64), *scratch],
         numbers=[rows, n, _rows_at_once(rows, n), k, capacity],
         work=8 * x.size,
+        is_shared=len(_chunks(rows, n)) > 1,
     )[0]
 
 
@@ -126,7 +134,8 @@ def symbol_letter(dtype: np.dtype) -> str:
 
 def _unit(name: str, dtype: np.dtype) -> Unit:
     full = f"{name}_{symbol_letter(dtype)}"
-    return codegen.routine(full, _TEXTS[name](full, dtype))
+    # Passes would double the time to compile, and gain nothing.
+    return codegen.routine(full, _TEXTS[name](full, dtype), runs_passes=False)
 
 
 # ---------------------------------------------------------------------------- NumPy's functions
@@ -140,7 +149,8 @@ def _numpy_routine(name: str, dtype: np.dtype) -> Callable[[], Unit]:
     def unit() -> Unit:
         full = f"numpy_{name}_{symbol_letter(dtype)}"
         codegen.use_symbol(f"ft.{full}", address)
-        return codegen.routine(full, _call_of_numpy(name, full, dtype))
+        text = _call_of_numpy(name, full, dtype)
+        return codegen.routine(full, text, runs_passes=False)
 
     return unit
 
@@ -196,7 +206,7 @@ def _rows_of_chunk(f: Routine) -> Iterator[str]:
 def _whole(piece: Routine, full: str) -> str:
     """The function that shares the chunks."""
     piece.do("ret void")
-    f = Routine(f"ft_entry_{full}", _ARGUMENTS)
+    f = Routine(f"ft_entry_{full}", _ARGUMENTS, attributes=threads.COLD)
     for part in (threads.POOL, threads.SHARED):
         f.need(part)
     env = f.array("[3 x i64]", 1)
@@ -242,28 +252,19 @@ def _radix_text(width: int) -> str:
     """`void ft_radix_<width>(keys, positions, n)`: both, of length 2 n, sorted in the first n."""
     t, passes = f"i{width}", width // 8
     f = Routine(f"ft_radix_{width}", "ptr %keys, ptr %positions, i64 %n", "void", "internal")
-    counts = [f.array("i32", _BYTES) for _ in range(passes)]
-    for count in counts:
-        f.do(f"call void @llvm.memset.p0.i64(ptr {count}, i8 0, i64 {4 * _BYTES}, i1 false)")
+    counts = f.array("i32", _BYTES * passes)
+    f.clear(counts, str(4 * _BYTES * passes))
     with f.loop("%n") as i:
         key = f.load(t, "%keys", i)
-        for p, count in enumerate(counts):
-            byte = _byte(f, t, key, p)
-            f.store("i32", f.emit(f"add i32 {f.load('i32', count, byte)}, 1"), count, byte)
-    pointers = [
-        f.variable("ptr", place)
-        for place in (
-            "%keys",
-            "%positions",
-            f.at(t, "%keys", "%n"),
-            f.at("i32", "%positions", "%n"),
-        )
-    ]
-    for p, count in enumerate(counts):
+        for p in map(str, range(passes)):
+            _one_more(f, f.at(_COUNTS, counts, p), _byte(f, t, key, p))
+    ends = f.at(t, "%keys", "%n"), f.at("i32", "%positions", "%n")
+    pointers = [f.variable("ptr", place) for place in ("%keys", "%positions", *ends)]
+    with f.loop(str(passes)) as p:
+        count = f.at(_COUNTS, counts, p)
         # Where all keys have this byte, there is nothing to move.
         same = f.load("i32", count, _byte(f, t, f.load(t, "%keys", "0"), p))
-        moves = f.emit(f"icmp ne i64 {f.emit(f'zext i32 {same} to i64')}, %n")
-        with f.when(moves):
+        with f.when(f.emit(f"icmp ne i64 {f.emit(f'zext i32 {same} to i64')}, %n")):
             _radix_pass(f, t, p, count, pointers)
     keys, positions, *_ = (v.get() for v in pointers)
     with f.when(f.emit(f"icmp ne ptr {keys}, %keys")):
@@ -273,27 +274,32 @@ def _radix_text(width: int) -> str:
     return f.text()
 
 
-def _byte(f: Routine, t: str, key: str, p: int) -> str:
-    moved = f.emit(f"lshr {t} {key}, {8 * p}") if p else key
-    if t == "i64":
-        return f.emit(f"and i64 {moved}, {_BYTES - 1}")
-    low = f.emit(f"and {t} {moved}, {_BYTES - 1}") if t != "i8" else moved
-    return f.emit(f"zext {t} {low} to i64")
+def _byte(f: Routine, t: str, key: str, p: str) -> str:
+    """The byte of a key that pass `p` sorts by."""
+    wide = key if t == "i64" else f.emit(f"zext {t} {key} to i64")
+    moved = f.emit(f"lshr i64 {wide}, {f.emit(f'shl i64 {p}, 3')}")
+    return f.emit(f"and i64 {moved}, {_BYTES - 1}")
 
 
-def _radix_pass(f: Routine, t: str, p: int, count: str, pointers: list) -> None:
+def _one_more(f: Routine, count: str, byte: str) -> str:
+    """Count a byte; gives how many there were."""
+    place = f.at("i32", count, byte)
+    before = f.emit(f"load i32, ptr {place}")
+    f.do(f"store i32 {f.emit(f'add i32 {before}, 1')}, ptr {place}")
+    return before
+
+
+def _radix_pass(f: Routine, t: str, p: str, count: str, pointers: list) -> None:
     """Move keys and positions to where the counts of their bytes say; swap source and target."""
-    total = f.variable("i32", "0")
-    with f.loop(str(_BYTES)) as byte:
+    total = f.carried("i32", "0")
+    with f.loop(str(_BYTES), "0", total) as byte:
         here = f.load("i32", count, byte)
         f.store("i32", total.get(), count, byte)
         total.set(f.emit(f"add i32 {total.get()}, {here}"))
     keys, positions, to_keys, to_positions = (v.get() for v in pointers)
     with f.loop("%n") as i:
         key = f.load(t, keys, i)
-        byte = _byte(f, t, key, p)
-        place = f.load("i32", count, byte)
-        f.store("i32", f.emit(f"add i32 {place}, 1"), count, byte)
+        place = _one_more(f, count, _byte(f, t, key, p))
         wide = f.emit(f"zext i32 {place} to i64")
         f.store(t, key, to_keys, wide)
         f.store("i32", f.load("i32", positions, i), to_positions, wide)
@@ -342,41 +348,75 @@ def _write_positions(f: Routine, positions: str, order: str, n: str) -> None:
 # ---------------------------------------------------------------------------- the k largest
 
 
+class _Largest:
+    """The buffer of what may be among the k largest of a row: falling keys, and positions."""
+
+    def __init__(self, f: Routine, dtype: np.dtype, k: str, capacity: str):
+        self.f, self.dtype, self.k, self.capacity = f, dtype, k, capacity
+        self.t = f"i{8 * dtype.itemsize}"
+        self.keys, self.positions = _scratch_of_chunk(f, self.t, capacity)
+        self.last = f.at(self.t, self.keys, f.emit(f"sub i64 {k}, 1"))
+        self.held, self.bound = f.variable("i64", "0"), f.variable(self.t, "-1")
+
+    def empty(self) -> None:
+        self.held.set("0")
+        self.bound.set("-1")
+
+    def key(self, values: str, i: str) -> str:
+        bits = self.f.load(self.t, values, i)
+        if self.dtype.kind == "i":
+            return self.f.emit(f"xor {self.t} {bits}, {np.iinfo(self.dtype).max}")
+        return self.f.emit(f"xor {self.t} {_key(self.f, bits, self.dtype)}, -1")
+
+    def scan(self, values: str, n: str) -> None:
+        """Let all enter that are larger than the least of the k largest so far."""
+        f = self.f
+        with f.loop(n) as i:
+            key = self.key(values, i)
+            # An equal one comes after those that are there.
+            with f.when(f.emit(f"icmp ult {self.t} {key}, {self.bound.get()}")):
+                with f.when(f.emit(f"icmp eq i64 {self.held.get()}, {self.capacity}")):
+                    self.sort()
+                    self.bound.set(f.emit(f"load {self.t}, ptr {self.last}"))
+                    self.held.set(self.k)
+                self.enter(key, i)
+
+    def fill(self, values: str, n: str) -> None:
+        """Let the least integers enter, whose key is the first bound, as far as there is room."""
+        f = self.f
+        is_short = f.emit(f"icmp slt i64 {self.held.get()}, {self.k}")
+        with f.loop(f.emit(f"select i1 {is_short}, i64 {n}, i64 0")) as i:
+            key = self.key(values, i)
+            is_least = f.emit(f"icmp eq {self.t} {key}, -1")
+            is_wanted = f.emit(f"icmp slt i64 {self.held.get()}, {self.k}")
+            with f.when(f.emit(f"and i1 {is_least}, {is_wanted}")):
+                self.enter(key, i)
+
+    def enter(self, key: str, i: str) -> None:
+        at = self.held.get()
+        _enter(self.f, self.dtype, (self.keys, self.positions), at, key, i)
+        self.held.set(self.f.emit(f"add i64 {at}, 1"))
+
+    def sort(self) -> None:
+        arguments = f"ptr {self.keys}, ptr {self.positions}, i64 {self.held.get()}"
+        self.f.do(f"call void @ft_radix_{self.t[1:]}({arguments})")
+
+
 def _top_k_text(full: str, dtype: np.dtype) -> str:
-    width = 8 * dtype.itemsize
-    t = f"i{width}"
     f = _piece(full)
-    f.need(_radix_text(width))
+    f.need(_radix_text(8 * dtype.itemsize))
     x, out = (f.load("ptr", "%buffers", str(i)) for i in (0, 1))
     n, k, capacity = (f.load("i64", "%numbers", str(i)) for i in (1, 3, 4))
-    keys, positions = _scratch_of_chunk(f, t, capacity)
-    last = f.emit(f"sub i64 {k}, 1")
-
-    def cut(count: str) -> str:
-        """Sort the buffer; gives the key of the last of the k largest."""
-        f.do(f"call void @ft_radix_{width}(ptr {keys}, ptr {positions}, i64 {count})")
-        return f.load(t, keys, last)
-
-    def falling_key(values: str, i: str) -> str:
-        return f.emit(f"xor {t} {_key(f, f.load(t, values, i), dtype)}, -1")
-
+    largest = _Largest(f, dtype, k, capacity)
     with _rows_of_chunk(f) as row:
-        values = f.at(t, x, f.emit(f"mul i64 {row}, {n}"))
-        with f.loop(capacity) as i:
-            _enter(f, dtype, (keys, positions), i, falling_key(values, i), i)
-        bound = f.variable(t, cut(capacity))
-        held = f.variable("i64", k)
-        with f.loop(n, capacity) as i:
-            key = falling_key(values, i)
-            # An equal one comes after those that are there.
-            with f.when(f.emit(f"icmp ult {t} {key}, {bound.get()}")):
-                _enter(f, dtype, (keys, positions), held.get(), key, i)
-                held.set(f.emit(f"add i64 {held.get()}, 1"))
-                with f.when(f.emit(f"icmp eq i64 {held.get()}, {capacity}")):
-                    bound.set(cut(capacity))
-                    held.set(k)
-        cut(held.get())
-        _write_positions(f, positions, f.at("i64", out, f.emit(f"mul i64 {row}, {k}")), k)
+        values = f.at(largest.t, x, f.emit(f"mul i64 {row}, {n}"))
+        largest.empty()
+        largest.scan(values, n)
+        if dtype.kind != "f":
+            largest.fill(values, n)
+        largest.sort()
+        order = f.at("i64", out, f.emit(f"mul i64 {row}, {k}"))
+        _write_positions(f, largest.positions, order, k)
     return _whole(f, full)
 
 
