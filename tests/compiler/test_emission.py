@@ -3,6 +3,9 @@ import threading
 import numpy as np
 import pytest
 
+import functrans as ft
+import functrans.numpy as fnp
+from functrans.compiler.code.emission import kernel_unit
 from functrans.compiler.words import scalar_math
 from functrans.loop_ir import (
     ArgUpdate,
@@ -508,3 +511,18 @@ def test_long_straight_kernels_compile():
     body = (Load("x0", "x", (), F64), *lets, Store("y", (), "v2000"))
     p = kernel_program({"x": np.empty(())}, {"y": np.empty(())}, body)
     assert compile_program(p)([1.0])[0] == 2001.0
+
+
+def runs_passes(f, *args):
+    program = ft.jit(f).lower(*args).program
+    return [kernel_unit(s.kernel).runs_passes for s in program.steps if isinstance(s, KernelCall)]
+
+
+def test_kernels_that_only_look_up_compile_without_passes():
+    x, i = np.ones((50, 40)), np.zeros(300, int)
+    assert runs_passes(lambda x, i: x[i, i], x, i) == [False]
+    assert runs_passes(lambda x, i: fnp.take_along_axis(x, i, 1), x, i.reshape(50, 6)) == [False]
+    # Here vectors gain: there is arithmetic, or what is copied are rows.
+    assert runs_passes(lambda x, i: np.exp(x[i, i]), x, i) == [True]
+    assert runs_passes(lambda x, i: x[i], x, i) == [True]
+    assert runs_passes(lambda x, i: x + 1, x, i) == [True]

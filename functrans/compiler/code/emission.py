@@ -42,8 +42,24 @@ def kernel_unit(kernel: ir.Kernel) -> Unit:
         function = text.function()
         return [*text.parts, function, _wrapper(kernel, name)]
 
-    has_loops = any(isinstance(s, ir.Loop) for s in ir.walk(kernel.body))
-    return Unit(kernel_key(kernel), parts, has_loops=has_loops)
+    loops = [s for s in ir.walk(kernel.body) if isinstance(s, ir.Loop)]
+    # Vectors that gather are hardly quicker than lookups one by one, and take three times as long
+    # to compile.
+    only_looks_up = bool(loops) and all(map(_looks_up, loops))
+    return Unit(kernel_key(kernel), parts, runs_passes=not only_looks_up, has_loops=bool(loops))
+
+
+LOOKUP_WORK = 8  # statements of an iteration up to which its lookup is what takes time
+
+
+def _looks_up(loop: ir.Loop) -> bool:
+    """Whether a loop does little but to read or write where its own scalars say."""
+    if any(isinstance(s, ir.Loop) for s in loop.body):
+        return True
+    own = {s.name for s in loop.body if isinstance(s, ir.Load | ir.Let | ir.CheckIndex)}
+    places = (s.index for s in loop.body if isinstance(s, ir.Load | ir.Store | ir.StoreReduce))
+    names = {name for index in places for axis in index for name, _ in axis.terms}
+    return bool(names & own) and sum(map(shared_loops.cost, loop.body)) <= LOOKUP_WORK
 
 
 def kernel_key(kernel: ir.Kernel) -> str:
