@@ -200,7 +200,7 @@ def _kept(vectors: Iterable[str]) -> list[str]:
     return [f'{used}, section "llvm.metadata"'] if names else []
 
 
-_NOT, _LITTLE, _LEVEL = 0, 1, 3  # LLVM's levels; what needs no passes is not better at a higher
+_LEVEL = 3  # of LLVM's optimizations
 
 
 def optimized(text: str) -> str:
@@ -219,10 +219,9 @@ def assembly(text: str) -> str:
 
 def _compiled(units: dict[Unit, Parts]) -> cache.Entry:
     first, text = next(iter(units)), _joined(units.values())
-    runs_passes = first.is_optimized and first.runs_passes
-    level = _LEVEL if runs_passes else _LITTLE if first.is_optimized else _NOT
+    level = _LEVEL if first.is_optimized else 0
     with llvm.machine(level) as machine, llvm.module(text) as module:
-        if runs_passes:
+        if first.is_optimized and first.runs_passes:
             llvm.optimize(module, machine, level)
         wanted = tuple(llvm.declared(module))
         code = llvm.emitted(module, machine, as_object=True)

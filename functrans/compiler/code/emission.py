@@ -22,6 +22,7 @@ import numpy as np
 from functrans import loop_ir as ir
 from functrans.compiler.code import shared_loops
 from functrans.compiler.code.function_text import FunctionBody
+from functrans.compiler.loops import loop_sizes
 from functrans.compiler.words import complex_math, scalar_math
 from functrans.compiler.words.scalar_types import literal, llvm_type, memory_type, part_dtype
 from functrans.runtime.codegen import Unit
@@ -59,7 +60,7 @@ def _looks_up(loop: ir.Loop) -> bool:
     own = {s.name for s in loop.body if isinstance(s, ir.Load | ir.Let | ir.CheckIndex)}
     places = (s.index for s in loop.body if isinstance(s, ir.Load | ir.Store | ir.StoreReduce))
     names = {name for index in places for axis in index for name, _ in axis.terms}
-    return bool(names & own) and sum(map(shared_loops.cost, loop.body)) <= LOOKUP_WORK
+    return bool(names & own) and sum(map(loop_sizes.cost, loop.body)) <= LOOKUP_WORK
 
 
 def kernel_key(kernel: ir.Kernel) -> str:
