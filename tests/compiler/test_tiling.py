@@ -11,7 +11,7 @@ from functrans.printing_loops import run_python
 from tests.helpers.lowered_programs import check_lowering
 
 RNG = np.random.default_rng(0)
-X = RNG.normal(size=(5000, 12))
+X = RNG.normal(size=(8000, 12))
 W, V = RNG.normal(size=(12, 20)), RNG.normal(size=(20, 7))
 B = RNG.normal(size=20)
 
@@ -86,7 +86,7 @@ def test_the_number_of_a_row_is_that_of_all_rows():
 
 
 def test_a_result_may_take_the_memory_of_the_rows_it_is_made_of():
-    x, w = RNG.normal(size=(4000, 16)), RNG.normal(size=(16, 16))
+    x, w = RNG.normal(size=(10000, 16)), RNG.normal(size=(16, 16))
     want = np.maximum(x @ w, 0)
     f = ft.jit(lambda x, w: fnp.maximum(x @ w, 0), donate_argnums=0)
     program = f.lower(x, w).program

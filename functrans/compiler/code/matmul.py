@@ -20,6 +20,7 @@ from functrans.runtime.codegen import Unit
 # 0.3.30, AVX-512). At 64^3 the two are level, and loops take 0.7 of its time where the right
 # operand is contiguous along k. With 2 to 7 columns they are level at 3,000 to 16,000.
 INLINE_WORK = 300_000
+INLINE_RIGHT, INLINE_ROWS_WORK = 4096, 2_000_000  # the same for a rhs that stays in the cache
 INLINE_NARROW_WORK = 3_000
 
 
@@ -48,12 +49,14 @@ def _routine(sizes: Any, lhs: Any, rhs: Any, out: Any, outer: Any, dtype: np.dty
 
 def _inline_work(step: ir.MatMul) -> int:
     """What a product may have to do so that loops serve it best."""
-    _, m, n, _ = step.sizes
+    _, m, n, k = step.sizes
     if 1 in (m, n):
         return INLINE_WORK
     is_packed = step.rhs_strides[2] != 1
     # Packing pays for many rows; few columns leave most of a vector unused.
-    return INLINE_WORK if n >= 8 and (m >= 8 or not is_packed) else INLINE_NARROW_WORK
+    if n < 8 or (m < 8 and is_packed):
+        return INLINE_NARROW_WORK
+    return INLINE_ROWS_WORK if n * k <= INLINE_RIGHT else INLINE_WORK
 
 
 def _by_rows(step: ir.MatMul) -> ir.MatMul:
