@@ -3,6 +3,10 @@
 It is loaded already, and its C interface takes 64-bit sizes. Where NumPy was built otherwise, the
 OpenBLAS of SciPy's wheel is taken, or the Fortran interface that every SciPy offers to Cython,
 behind a few instructions that give it the form of the C interface.
+
+Its own threads wait for each other, which takes long where cores are not free. So what calls it
+*holds* it to one thread meanwhile, and the last of those that do, of all programs that run at the
+same time, gives back what was allowed.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ import functools
 import importlib
 import importlib.util
 import os
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from functrans.runtime import codegen, symbols
@@ -22,6 +28,10 @@ _PREFIXES = (
     ("scipy_cblas_", "", 32),
     ("cblas_", "", 32),
 )
+# Words of the block `ft.blas`: a lock, how many hold, and how many threads are given back to it.
+_LOCK, _HOLDERS, _OWED = range(3)
+_holds = (ctypes.c_int64 * 3)()
+codegen.use_symbol("ft.blas", ctypes.addressof(_holds))
 _SCALARS = {"s": "float", "d": "double", "c": "ptr", "z": "ptr"}  # how C passes alpha and beta
 
 
@@ -46,15 +56,44 @@ def gemm_symbol(kind: str) -> str:
     return f"ft_cblas_{name}"
 
 
-def limit_threads(n: int) -> int | None:
-    """Let OpenBLAS use at most `n` threads; returns what was allowed, None if that is unknown."""
+def allowed_threads() -> int | None:
+    """How many threads OpenBLAS may use; None if that is unknown."""
     found = _thread_functions()
-    if found is None:
-        return None
-    get, limit = found
-    before = get()
-    limit(ctypes.c_int(n))
-    return before
+    return None if found is None else found[0]()
+
+
+def limit_threads(n: int) -> int | None:
+    """Let OpenBLAS use at most `n` threads, once nobody holds it to one.
+
+    Returns what was allowed, None if that is unknown.
+    """
+    return None if _thread_functions() is None else _limit()(n)
+
+
+@functools.cache
+def _limit() -> Callable[[int], int]:
+    text = "\n".join([*holding_parts(), _LIMIT])
+    unit = codegen.routine("blas_limit", text, runs_passes=False)
+    return ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int32)(codegen.addresses([unit])[0])
+
+
+def _let_go() -> None:
+    """In a forked child there are none of those that held."""
+    is_held, owed = _holds[_HOLDERS] > 0, _holds[_OWED]
+    _holds[_LOCK] = _holds[_HOLDERS] = 0
+    if is_held and (found := _thread_functions()) is not None:
+        found[1](ctypes.c_int(owed))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def holding_parts() -> list[str]:
+    """What a module needs to call `@ft_blas_hold()` before products, `@ft_blas_release()` after."""
+    get, limit = thread_symbols()
+    declared = [_BLOCK, _YIELD, f"declare i32 @{get}()", f"declare void @{limit}(i32)"]
+    return [*declared, _HOLD, _RELEASE]
 
 
 @functools.cache
@@ -70,6 +109,84 @@ def thread_symbols() -> tuple[str, str]:
     return "ft_blas_get_threads", "ft_blas_set_threads"
 
 
+_BLOCK = "@ft.blas = external global i64"
+_HAS_YIELD = sys.platform != "win32"
+_YIELD = "declare i32 @sched_yield()" if _HAS_YIELD else ""
+# The lock is held for as long as OpenBLAS takes to set a number.
+_LOCKED = f"""entry:
+  %holders.at = getelementptr i64, ptr @ft.blas, i64 {_HOLDERS}
+  %owed.at = getelementptr i64, ptr @ft.blas, i64 {_OWED}
+  br label %lock
+lock:
+  %taken = atomicrmw xchg ptr @ft.blas, i64 1 seq_cst
+  %is.free = icmp eq i64 %taken, 0
+  br i1 %is.free, label %locked, label %wait
+wait:
+  {"%yielded = call i32 @sched_yield()" if _HAS_YIELD else ""}
+  br label %lock
+locked:
+  %holders = load i64, ptr %holders.at"""
+_UNLOCK = "store atomic i64 0, ptr @ft.blas seq_cst, align 8"
+# What a fork copies is right at any point: who holds is counted before the limit is set, and still
+# counted when it is lifted.
+_HOLD = f"""define internal void @ft_blas_hold() {codegen.COLD} {{
+{_LOCKED}
+  %is.first = icmp eq i64 %holders, 0
+  %more = add i64 %holders, 1
+  br i1 %is.first, label %first, label %count
+first:
+  %allowed = call i32 @ft_blas_get_threads()
+  %owed = sext i32 %allowed to i64
+  store i64 %owed, ptr %owed.at
+  store i64 %more, ptr %holders.at
+  %several = icmp sgt i32 %allowed, 1
+  br i1 %several, label %limit, label %done
+limit:
+  call void @ft_blas_set_threads(i32 1)
+  br label %done
+count:
+  store i64 %more, ptr %holders.at
+  br label %done
+done:
+  {_UNLOCK}
+  ret void
+}}"""
+_RELEASE = f"""define internal void @ft_blas_release() {codegen.COLD} {{
+{_LOCKED}
+  %fewer = sub i64 %holders, 1
+  %is.last = icmp eq i64 %fewer, 0
+  %owed = load i64, ptr %owed.at
+  %several = icmp sgt i64 %owed, 1
+  %lifts = and i1 %is.last, %several
+  br i1 %lifts, label %lift, label %done
+lift:
+  %allowed = trunc i64 %owed to i32
+  call void @ft_blas_set_threads(i32 %allowed)
+  br label %done
+done:
+  store i64 %fewer, ptr %holders.at
+  {_UNLOCK}
+  ret void
+}}"""
+_LIMIT = f"""define i32 @ft_entry_blas_limit(i32 %n) nounwind {{
+{_LOCKED}
+  %is.held = icmp ne i64 %holders, 0
+  br i1 %is.held, label %later, label %now
+later:
+  %owed = load i64, ptr %owed.at
+  %before.later = trunc i64 %owed to i32
+  %owed.next = sext i32 %n to i64
+  store i64 %owed.next, ptr %owed.at
+  br label %done
+now:
+  %before.now = call i32 @ft_blas_get_threads()
+  call void @ft_blas_set_threads(i32 %n)
+  br label %done
+done:
+  %before = phi i32 [ %before.later, %later ], [ %before.now, %now ]
+  {_UNLOCK}
+  ret i32 %before
+}}"""
 _GET_ONE = "define i32 @ft_entry_blas_get_threads() {\n  ret i32 1\n}"
 _SET_NOTHING = "define void @ft_entry_blas_set_threads(i32 %n) {\n  ret void\n}"
 

@@ -28,15 +28,13 @@ def unit_of(char: str) -> Unit:
     name = f"cholesky_reverse_{char}"
     t = {"f": "float", "d": "double"}[char]
     size = {"f": 4, "d": 8}[char]
-    get, limit = blas.thread_symbols()
-    text = "\n".join((threads.POOL, threads.SHARED, _DRIVER, _HALVES, _COLUMNS))
+    parts = threads.POOL, threads.SHARED, *blas.holding_parts(), _DRIVER, _HALVES, _COLUMNS
+    text = "\n".join(parts)
     words = {
         "T": t,
         "SIZE": size,
         "SMALL": SMALL,
         "NAME": name,
-        "get": get,
-        "set": limit,
         **symbols,
     }
     for word, value in words.items():
@@ -53,9 +51,6 @@ declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 @<NAME>.U = private constant i8 85
 @<NAME>.N = private constant i8 78
 @<NAME>.T = private constant i8 84
-
-declare i32 @<get>()
-declare void @<set>(i32)
 
 define internal void @<NAME>.piece(ptr %env, i64 %begin, i64 %end) {
 entry:
@@ -100,23 +95,13 @@ entry:
   store ptr %z, ptr %z.to
   %n.to = getelementptr i64, ptr %env, i64 2
   store i64 %n, ptr %n.to
-  %threads = call i32 @<get>()
-  %several = icmp sgt i32 %threads, 1
-  br i1 %several, label %limit, label %run
-limit:
-  call void @<set>(i32 1)
-  br label %run
-run:
+  call void @ft_blas_hold()
   %cube = mul i64 %square, %n
   %least = add i64 %cube, 1024
   %rows = udiv i64 131072, %least
   %size = add i64 %rows, 1
   call void @ft_shared(ptr @<NAME>.piece, ptr %env, i64 %batch, i64 %size)
-  br i1 %several, label %lift, label %done
-lift:
-  call void @<set>(i32 %threads)
-  br label %done
-done:
+  call void @ft_blas_release()
   ret i32 0
 }
 """

@@ -30,6 +30,7 @@ _addresses: dict[str, int] = {}  # of units, by name
 # Characters of LLVM text from which a module is worth a thread of its own: 20 ms, where starting
 # a pipeline of passes takes 2.
 _ENOUGH_TEXT = 8_000
+COLD = "nounwind noinline optnone"  # of a function that compiles quickly and runs seldom
 
 # A fork waits for what is being compiled: the child would wait for ever for this lock, and LLVM's.
 if hasattr(os, "register_at_fork"):

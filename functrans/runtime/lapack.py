@@ -227,10 +227,8 @@ def _thunk_text(call: Call, name: str, symbol: str) -> str:
             f"call void @llvm.memcpy.p0.p0.i64(ptr %copy{i}.to, ptr %copy{i}.from, "
             f"i64 %copy{i}.size, i1 false)"
         )
-    get, limit = blas.thread_symbols()
-    whole = _THUNK.format(name=name, get=get, set=limit, before="\n  ".join(before))
-    declared = [_DECLARED, f"declare i32 @{get}()", f"declare void @{limit}(i32)"]
-    declared += [threads.POOL, threads.SHARED]
+    whole = _THUNK.format(name=name, before="\n  ".join(before))
+    declared = [_DECLARED, threads.POOL, threads.SHARED, *blas.holding_parts()]
     return "\n".join([*declared, _piece_text(call, name, symbol), whole])
 
 
@@ -336,19 +334,16 @@ entry:
   %all = add i64 %batch, %size
   %beyond = sub i64 %all, 1
   %chunks = udiv i64 %beyond, %size
-  %threads = call i32 @{get}()
-  %several = icmp sgt i32 %threads, 1
-  %wanted = icmp ne i64 %limited, 0
-  %limits = and i1 %several, %wanted
-  br i1 %limits, label %limit, label %run
-limit:
-  call void @{set}(i32 1)
+  %holds = icmp ne i64 %limited, 0
+  br i1 %holds, label %hold, label %run
+hold:
+  call void @ft_blas_hold()
   br label %run
 run:
   call void @ft_shared(ptr @{name}.piece, ptr %env, i64 %chunks, i64 1)
-  br i1 %limits, label %lift, label %look
-lift:
-  call void @{set}(i32 %threads)
+  br i1 %holds, label %release, label %look
+release:
+  call void @ft_blas_release()
   br label %look
 look:
   %first = load i64, ptr %failed

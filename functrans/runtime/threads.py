@@ -230,12 +230,11 @@ declare i64 @llvm.umin.i64(i64, i64)
 
 _TEXT = "\n".join((_DECLARED, _PIECES, _WORKER, _START, _SHARE))
 
-COLD = "nounwind noinline optnone"  # of a function that compiles quickly and runs seldom
-
 # `ft_shared(function, env, n, size)` for native code: the pool runs `function(env, begin, end)`
 # over pieces, or, while it is not prepared, the caller over the whole range.
 POOL = "@ft.pool = external global i64"
-SHARED = f"""define internal void @ft_shared(ptr %function, ptr %env, i64 %n, i64 %size) {COLD} {{
+SHARED = f"""define internal void @ft_shared(ptr %function, ptr %env, i64 %n, i64 %size)
+    {codegen.COLD} {{
 {_at("%share.at", SHARE)}
   %share = load ptr, ptr %share.at
   %ready = icmp ne ptr %share, null

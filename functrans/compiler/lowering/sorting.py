@@ -206,7 +206,7 @@ def _rows_of_chunk(f: Routine) -> Iterator[str]:
 def _whole(piece: Routine, full: str) -> str:
     """The function that shares the chunks."""
     piece.do("ret void")
-    f = Routine(f"ft_entry_{full}", _ARGUMENTS, attributes=threads.COLD)
+    f = Routine(f"ft_entry_{full}", _ARGUMENTS, attributes=codegen.COLD)
     for part in (threads.POOL, threads.SHARED):
         f.need(part)
     env = f.array("[3 x i64]", 1)
