@@ -97,17 +97,14 @@ def _blas_text(dtype: np.dtype, name: str, order: tuple[int, ...]) -> list[str]:
     """`f(buffers, numbers, status)`: parts of all products of the batch, shared if there are many.
 
     OpenBLAS's own threads wait for each other, which takes long where cores are not free; the pool
-    does not wait for a thread that has not come. So OpenBLAS is limited to one while a product is
-    computed; who found it unlimited lifts the limit.
+    does not wait for a thread that has not come. So OpenBLAS is held to one meanwhile.
     """
-    get, limit = blas.thread_symbols()
     a, b, c = order
     shared = _SHARED_PRODUCT.format(
-        name=name, a=a, b=b, c=c, share=threads.SHARE, get=get, set=limit,
+        name=name, a=a, b=b, c=c, share=threads.SHARE,
         parts=_NUMBERS.index("parts"), outer=_NUMBERS.index("outer"), size=_NUMBERS.index("size"),
     )  # fmt: skip
-    declared = ["@ft.pool = external global i64", f"declare i32 @{get}()"]
-    declared.append(f"declare void @{limit}(i32)")
+    declared = ["@ft.pool = external global i64", *blas.holding_parts()]
     return [*declared, *_gemm_declared(dtype), _blas_piece(dtype, name), shared]
 
 
@@ -205,13 +202,7 @@ entry:
   %outer = load i64, ptr %outer.at
   %products = mul i64 %batch, %outer
   %tasks = mul i64 %products, %parts
-  %before = call i32 @{get}()
-  %unlimited = icmp sgt i32 %before, 1
-  br i1 %unlimited, label %limit, label %run
-limit:
-  call void @{set}(i32 1)
-  br label %run
-run:
+  call void @ft_blas_hold()
   %share.at = getelementptr i64, ptr @ft.pool, i64 {share}
   %share = load ptr, ptr %share.at
   %ready = icmp ne ptr %share, null
@@ -227,10 +218,6 @@ alone:
   call void @{name}.piece(ptr %env, i64 0, i64 %tasks)
   br label %finish
 finish:
-  br i1 %unlimited, label %lift, label %done
-lift:
-  call void @{set}(i32 %before)
-  br label %done
-done:
+  call void @ft_blas_release()
   ret i32 0
 }}"""
