@@ -145,7 +145,7 @@ def test_second_batch_size_compiles_nothing(monkeypatch):
     make = codegen._compiled
     monkeypatch.setattr(codegen, "_compiled", lambda units: compiled.extend(units) or make(units))
     step = ft.jit(ft.value_and_grad(lambda w, x: np.mean(np.tanh(x @ w) ** 2)))
-    w = np.linspace(-1, 1, 30 * 7).reshape(30, 7)
+    w = np.linspace(-1, 1, 30 * 16).reshape(30, 16)
     for sizes in ((12, 16, 30, 23, 64), (1000, 2000, 3333)):
         step(w, np.ones((sizes[0], 30)))
         compiled.clear()
