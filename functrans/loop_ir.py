@@ -282,7 +282,8 @@ class NativeStep:
     position in `checks` of what went wrong, having written a number for the message to status[1].
     `provide()` gives its unit (see `runtime/codegen`), or the symbol under which LLVM knows it;
     `function` is the same in Python: `function(*inputs) -> list of outputs`. `work` is about how
-    many operations it does, of which threads take a part if it `is_shared`.
+    many operations it does, of which threads take a part if it `is_shared`. `programs` are run by
+    it: see `compiler/code/control_text`. What their checks find are the last of its `checks`.
     """
 
     text: str
@@ -294,6 +295,7 @@ class NativeStep:
     checks: tuple[int, ...] = ()  # indices into Program.checks
     work: int = 0
     is_shared: bool = True
+    programs: tuple[Program, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
