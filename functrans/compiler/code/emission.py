@@ -208,13 +208,15 @@ class KernelText(FunctionBody):
         if 0 in self.params[s.buffer].shape:
             self.define(s.name, self.other(s), s.dtype)
             return
-        # The first element stands in for a place outside.
-        guard = self.values[s.guard]
-        pointer = self.emit(f"select i1 {guard}, ptr {pointer}, ptr %{s.buffer}")
-        choice = [guard, self.read(pointer, s.dtype), self.other(s)]
-        dtypes = [np.dtype(bool), s.dtype, s.dtype]
-        value = scalar_math.lower_scalar(self, "select", choice, dtypes, s.dtype)
-        self.define(s.name, value, s.dtype)
+        # A branch becomes a masked load of a vector; of a selected pointer it would be a lookup.
+        inside, after, before = self.fresh_label("inside"), self.fresh_label("after"), self.label
+        self.do(f"br i1 {self.values[s.guard]}, label %{inside}, label %{after}")
+        self.start(inside)
+        value = self.read(pointer, s.dtype)
+        self.do(f"br label %{after}")
+        self.start(after)
+        pairs = f"[ {value}, %{inside} ], [ {self.other(s)}, %{before} ]"
+        self.define(s.name, self.emit(f"phi {llvm_type(s.dtype)} {pairs}"), s.dtype)
 
     def other(self, s: ir.Load) -> str:
         return literal(s.other.value if s.other else s.dtype.type(0), s.dtype)
