@@ -195,7 +195,19 @@ class Loop:
     is_pairwise: bool = False
 
 
-Stmt = Load | Let | IndexValue | Store | StoreReduce | Init | Update | ArgUpdate | CheckIndex | Loop
+@dataclass(frozen=True, slots=True)
+class While:
+    """`while True: test; if not flag: break; body`. Accumulators carry over."""
+
+    test: tuple[Stmt, ...]
+    flag: Operand
+    body: tuple[Stmt, ...]
+
+
+Stmt = (
+    Load | Let | IndexValue | Store | StoreReduce | Init | Update | ArgUpdate | CheckIndex | Loop
+    | While
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,7 +402,9 @@ def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
     """Every statement of a kernel body, outer ones first."""
     for stmt in body:
         yield stmt
-        if isinstance(stmt, Loop):
+        if isinstance(stmt, While):
+            yield from walk(stmt.test)
+        if isinstance(stmt, Loop | While):
             yield from walk(stmt.body)
 
 

@@ -125,7 +125,7 @@ def test_values(f, g, args):
 def test_programs_are_native_and_their_text_runs(f, g, args):
     program = lower_to_program(ft.make_jaxpr(f)(*args))
     assert not any(isinstance(s, HostStep) for s in program.steps)
-    assert any(isinstance(s, NativeStep) and s.programs for s in program.steps)
+    assert any(isinstance(s, NativeStep) for s in program.steps)
     same(run_python(program, args)[0], g(*args))
 
 

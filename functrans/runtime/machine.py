@@ -261,7 +261,7 @@ def table(records: Sequence[Record], keep: Any = None) -> Table:
         to_codes = to_numbers + len(r.numbers)
         size = to_codes + len(r.codes)
         words += [r.function, size, len(r.buffers), to_numbers, to_codes, *r.buffers]
-        words += [*map(_word, r.numbers), *r.codes]
+        words += [*map(word, r.numbers), *r.codes]
     result = np.array(words, np.int64).view(Table)
     result.keep = keep
     return result
@@ -295,7 +295,7 @@ def numbers_of_tiled(
     return (tiles, count, max(len(r.buffers) for r in records), *words, *rest)
 
 
-def _word(number: np.generic | int) -> int:
+def word(number: np.generic | int) -> int:
     """The 8 bytes in which a number is passed, as an integer."""
     if isinstance(number, int):
         return number

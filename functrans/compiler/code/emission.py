@@ -270,6 +270,9 @@ class KernelText(FunctionBody):
     def _update(self, s: ir.Update) -> None:
         slot, dtype = self.accumulators[s.name], self.dtypes[s.name]
         new = self.operand(s.value, dtype)
+        if s.op == "set":
+            self.write(slot, new, dtype)
+            return
         self.write(slot, self.combined(s.op, self.read(slot, dtype), new, dtype), dtype)
 
     def _argupdate(self, s: ir.ArgUpdate) -> None:
@@ -329,6 +332,18 @@ class KernelText(FunctionBody):
             shared_loops.emit_sum(self, s, "0", self.extent(s.extent))
         else:
             self.over(s, "0", self.extent(s.extent))
+
+    def _while(self, s: ir.While) -> None:
+        head, inside, done = (self.fresh_label(x) for x in ("while", "iterate", "ended"))
+        self.do(f"br label %{head}")
+        self.start(head)
+        self.body(s.test)
+        flag = self.operand(s.flag, np.dtype(bool))
+        self.do(f"br i1 {flag}, label %{inside}, label %{done}")
+        self.start(inside)
+        self.body(s.body)
+        self.do(f"br label %{head}")
+        self.start(done)
 
     def over(self, s: ir.Loop, begin: str, end: str) -> None:
         """The loop over `begin <= s.var < end`, which has iterations."""

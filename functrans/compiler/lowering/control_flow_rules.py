@@ -13,16 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from functrans.compiler.code import control_text
+from functrans.compiler.code import control_text, emission
+from functrans.compiler.loops.scalar_loops import scan_kernel, while_kernel
 from functrans.compiler.lowering.lowering import NodeBuilder, NotNative
 from functrans.compiler.lowering.nodes import Node
 from functrans.compiler.lowering.rules import rule
 from functrans.compiler.lowering.spectral_rules import RULES
 from functrans.ir import ClosedJaxpr
-from functrans.loop_ir import HostStep, Program, single_steps
+from functrans.loop_ir import HostStep, Kernel, Program, single_steps, walk
 from functrans.printing_loops import run_python
+from functrans.runtime import machine
 
 _BYTES = np.dtype(np.uint8)
+Function = Callable[..., list[np.ndarray]]
 _WORK = 1 << 6  # of an iteration beside its steps
 
 
@@ -30,19 +33,23 @@ _WORK = 1 << 6  # of an iteration beside its steps
 def _scan(b: NodeBuilder, *args: Node, jaxpr: ClosedJaxpr, **params: Any) -> list[Node]:
     nk, nc, length = params["num_consts"], params["num_carry"], params["length"]
     carry, outs = args[nk : nk + nc], jaxpr.out_avals
-    program, pinned = _body(b, jaxpr, {nk + j: j for j in range(nc)})
     ys = [((length, *a.shape), a.dtype) for a in outs[nc:]]
+    shapes = [*((x.shape, x.dtype) for x in carry), *ys]
+    run = _scan_in_python(_oracle(b, jaxpr), length, nk, nc, reverse=params["reverse"])
+    found = scan_kernel(jaxpr, params, RULES)
+    if found is not None:
+        return _kernel(b, f"scan {length}", found, run, args, shapes, iterations=length)
+    program, pinned = _body(b, jaxpr, {nk + j: j for j in range(nc)})
     xs = jaxpr.in_avals[nk + nc :]
     numbers = [length, int(params["reverse"]), nk, nc, len(xs), len(ys), *pinned]
     numbers += [_nbytes(x) for x in (*carry, *xs, *outs[nc:])]
     scratch = _scratch(carry, [program])
-    run = _scan_in_python(_oracle(b, jaxpr), length, nk, nc, reverse=params["reverse"])
     results = b.native(
         f"scan {length}",
         functools.partial(control_text.unit, "scan"),
         _with_scratch(run, scratch),
         args,
-        [*((x.shape, x.dtype) for x in carry), *ys, *scratch],
+        [*shapes, *scratch],
         numbers=numbers,
         work=length * (_work(program) + _WORK),
         programs=[program],
@@ -56,18 +63,22 @@ def _while(
 ) -> list[Node]:
     nc, nb = params["cond_nconsts"], params["body_nconsts"]
     carry = args[nc + nb :]
+    shapes = [(x.shape, x.dtype) for x in carry]
+    run = _while_in_python(_oracle(b, cond_jaxpr), _oracle(b, body_jaxpr), nc, nb)
+    found = while_kernel(cond_jaxpr, body_jaxpr, params, RULES)
+    if found is not None:
+        return _kernel(b, "while", found, run, args, shapes, iterations=1 << 6)
     test, _ = _body(b, cond_jaxpr, {})
     body, pinned = _body(b, body_jaxpr, {nb + j: j for j in range(len(carry))})
     numbers = [nc, nb, len(carry), *pinned, *map(_nbytes, carry)]
     *temps, arena = _scratch(carry, [test, body])
     scratch = [*temps, ((1,), np.dtype(bool)), arena]
-    run = _while_in_python(_oracle(b, cond_jaxpr), _oracle(b, body_jaxpr), nc, nb)
     results = b.native(
         "while",
         functools.partial(control_text.unit, "while"),
         _with_scratch(run, scratch),
         args,
-        [*((x.shape, x.dtype) for x in carry), *scratch],
+        [*shapes, *scratch],
         numbers=numbers,
         work=1 << 10,
         programs=[test, body],
@@ -94,6 +105,30 @@ def _cond(
     return results[: len(outs)]
 
 
+def _kernel(
+    b: NodeBuilder,
+    text: str,
+    found: tuple[Kernel, tuple[np.generic, ...]],
+    run: Function,
+    args: Sequence[Node],
+    shapes: Sequence[Any],
+    *,
+    iterations: int,
+) -> list[Node]:
+    """A loop that is one kernel."""
+    kernel, numbers = found
+    return b.native(
+        text,
+        functools.partial(emission.kernel_unit, kernel),
+        run,
+        args,
+        shapes,
+        numbers=[machine.word(x) for x in numbers],
+        work=iterations * sum(1 for _ in walk(kernel.body)),
+        is_shared=False,
+    )
+
+
 def _body(b: NodeBuilder, closed: ClosedJaxpr, carry: dict[int, int]) -> tuple[Program, list[int]]:
     """The program of a body, and for each carry whether it is computed in place."""
     assert b.subprogram is not None
@@ -109,9 +144,6 @@ def _body(b: NodeBuilder, closed: ClosedJaxpr, carry: dict[int, int]) -> tuple[P
     copies = tuple(c for c in program.copies if int(c[0][3:]) not in same)
     pinned = [int(in_place.get(i) == o or o in same) for i, o in carry.items()]
     return replace(program, copies=copies), pinned
-
-
-Function = Callable[..., list[np.ndarray]]
 
 
 def _with_scratch(function: Function, scratch: Sequence[Any]) -> Function:
