@@ -100,7 +100,8 @@ def _equation(eqn: JaxprEqn, operands: list[np.ndarray]) -> np.ndarray:
         values = np.asarray(primitive.impl(**eqn.params))
         return _array([values[i] for i in np.ndindex(shape)], shape)
     if primitive.name == "dot_general":
-        return _product(*operands, eqn.params["dimension_numbers"]).reshape(shape)
+        lhs, rhs = operands
+        return _product(lhs, rhs, eqn.params["dimension_numbers"]).reshape(shape)
     if primitive.name in _REDUCTIONS:
         combine = _REDUCTIONS[primitive.name]
         return _reduced(combine, operands[0], eqn.params["axes"]).reshape(shape)
