@@ -144,6 +144,11 @@ def pad(b: NodeBuilder, x: Node, value: Node, *, config: Any) -> Node:
         low + high + n + max(n - 1, 0) * interior
         for n, (low, high, interior) in zip(x.shape, config, strict=True)
     )
+    if all(low <= 0 and high <= 0 and not interior for low, high, interior in config):
+        lows = [low for low, _, _ in config]
+        return b.view(
+            x, shape, lambda i: tuple(scaled(a, 1, -low) for a, low in zip(i, lows, strict=True))
+        )
     sources = _cheap_sources(x)
     if not sources:
         return b.add(nodes.Pad(shape, x.dtype, b.stored(x), value, tuple(config)))
