@@ -203,13 +203,14 @@ class NodeBuilder:
 
 
 class Lowered:
-    """A program as nodes: arguments, constants with their arrays, and results."""
+    """A program as nodes: arguments, constants with their arrays, results, steps with effects."""
 
     def __init__(self) -> None:
         self.builder = NodeBuilder()
         self.inputs: list[nodes.Leaf] = []
         self.consts: list[tuple[nodes.Leaf, np.ndarray]] = []
         self.outputs: list[Node] = []
+        self.effects: list[Node] = []
 
 
 def to_nodes(
@@ -236,6 +237,8 @@ def to_nodes(
                 b.single_use.add(node)
             else:  # perhaps an operand under another name, which may have more readers
                 b.single_use.discard(node)
+        if eqn.has_effects:
+            lowered.effects += [x for x in b.nodes[before:] if isinstance(x, nodes.Host)]
     lowered.outputs = [_node(b, env, x) for x in closed.jaxpr.outvars]
     return lowered
 
