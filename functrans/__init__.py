@@ -14,7 +14,19 @@ with ops, which ask the then-current trace.
 array([0., 0., 0.])
 """
 
-from functrans import export, lax, nn, numpy, printing, random, scipy, test_util, tree, tree_util
+from functrans import (
+    debug,
+    export,
+    lax,
+    nn,
+    numpy,
+    printing,
+    random,
+    scipy,
+    test_util,
+    tree,
+    tree_util,
+)
 from functrans.api import (
     eval_shape,
     grad,
@@ -26,6 +38,7 @@ from functrans.api import (
     vjp,
 )
 from functrans.arguments import ShapeDtypeStruct
+from functrans.callbacks import io_callback, pure_callback
 from functrans.checking import check_jaxpr
 from functrans.config import checking_ir, checking_leaks, disable_jit
 from functrans.core import Primitive
@@ -52,6 +65,7 @@ __all__ = [
     "check_jaxpr",
     "checking_ir",
     "checking_leaks",
+    "debug",
     "disable_jit",
     "eval_jaxpr",
     "eval_shape",
@@ -59,6 +73,7 @@ __all__ = [
     "float0",
     "grad",
     "hessian",
+    "io_callback",
     "jacfwd",
     "jacobian",
     "jacrev",
@@ -74,6 +89,7 @@ __all__ = [
     "numba_kernel",
     "numpy",
     "printing",
+    "pure_callback",
     "random",
     "scipy",
     "test_util",
