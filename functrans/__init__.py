@@ -44,6 +44,7 @@ from functrans.config import checking_ir, checking_leaks, disable_jit
 from functrans.core import Primitive
 from functrans.dtypes import float0
 from functrans.foreign import native_call, numba_call, numba_kernel
+from functrans.interpreters.nan_checks import debug_nans
 from functrans.interpreters.staging import eval_jaxpr
 from functrans.ir import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from functrans.jit import jit
@@ -66,6 +67,7 @@ __all__ = [
     "checking_ir",
     "checking_leaks",
     "debug",
+    "debug_nans",
     "disable_jit",
     "eval_jaxpr",
     "eval_shape",
