@@ -218,3 +218,101 @@ def test_check_refuses_what_is_not_a_claim():
         ft.debug.check(True, "wrong", 3)
     with pytest.raises(TypeError, match=r"\(debug.check\) at .*test_debug.py"):
         ft.jit(log_of_positive, host_steps="error")(1.0)
+
+
+# ---------------------------------------------------------------------------- debug_nans
+
+
+def roots(x):
+    return np.sum(fnp.sqrt(x) * 2)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda f: f, ft.jit, ft.grad, lambda f: ft.jit(ft.grad(f)), lambda f: ft.grad(ft.jit(f)),
+        lambda f: ft.jit(ft.jit(f)), lambda f: lambda x: ft.vmap(f)(x[None]),
+        lambda f: lambda x: ft.vmap(ft.jit(f))(x[None]),
+    ],
+)  # fmt: skip
+def test_debug_nans_names_the_operation_and_the_line(transform):
+    f = transform(lambda x: roots(fnp.negative(x)))
+    with ft.debug_nans():
+        f(-X)
+        with pytest.raises(FloatingPointError, match=r"^sqrt made nan: .*debug.py.*roots"):
+            f(np.where(X > 1, X, -1))
+        with ft.debug_nans(False), np.errstate(invalid="ignore"):
+            assert np.all(np.isnan(np.ravel(f(X))[:1]))
+
+
+def test_debug_nans_shows_what_the_operands_were():
+    with ft.debug_nans():
+        with pytest.raises(FloatingPointError, match=r"2 of 3 .* index \(1,\).*\(f64\[3\] in \[-4"):
+            ft.jit(np.log)(np.array([1.0, -2.0, -4.0]))
+        with pytest.raises(FloatingPointError, match=r"\(0.0, 0.0\)"):
+            ft.jit(lambda x: x / x)(0.0)
+
+
+def test_debug_nans_looks_at_backward_passes():
+    def f(x):
+        return np.sqrt(x * x)
+
+    with ft.debug_nans(), pytest.raises(FloatingPointError, match="mul made nan") as caught:
+        ft.grad(f)(0.0)
+    assert any("transposing mul" in note for note in caught.value.__notes__)
+
+
+def test_debug_nans_lets_nan_through_that_was_there():
+    x = np.array([1.0, np.nan])
+
+    def f(x):
+        return np.sum(np.where(x > 0, x, np.nan)) * 2
+
+    with ft.debug_nans():
+        for call in (f, ft.jit(f), ft.grad(lambda x: np.sum(np.sin(x))), fnp.sum, ft.vmap(ft.jit(fnp.sin))):
+            assert np.isnan(call(x)).any()
+
+
+def test_debug_nans_raises_for_numpy_itself():
+    with ft.debug_nans(), pytest.raises(FloatingPointError, match="invalid value"):
+        np.log(np.array(-1.0))
+
+
+def test_debug_nans_keeps_results_and_ends_with_its_block():
+    f = ft.jit(lambda x, n: {"y": np.sin(x) + n, "same": x})
+    expected = f(X, 2)
+    for enable in (True, False):
+        with ft.debug_nans(enable):
+            got = f(X, 2)
+        np.testing.assert_array_equal(got["y"], expected["y"])
+        np.testing.assert_array_equal(got["same"], X)
+    assert np.isnan(ft.jit(np.log)(-1.0))
+
+
+def test_debug_nans_runs_effects_once(capsys):
+    @ft.jit
+    def f(x):
+        ft.debug.print("before {}", x)
+        y = np.log(x)
+        ft.debug.print("after {}", y)
+        return y, x
+
+    with ft.debug_nans():
+        y, same = f(np.ones(2))
+        assert printed(capsys) == ["before [1. 1.]", "after [0. 0.]"]
+        with pytest.raises(FloatingPointError, match="log made nan"):
+            f(np.array([-1.0, 1.0]))
+        assert printed(capsys) == ["before [-1.  1.]"]
+    same[...] = 0
+    np.testing.assert_array_equal(y, np.zeros(2))
+
+
+# ---------------------------------------------------------------------------- the page
+
+
+def test_what_the_page_shows_is_true():
+    text = PAGE.read_text(encoding="utf-8").replace("```python", "").replace("```", "")
+    test = doctest.DocTestParser().get_doctest(text, {}, PAGE.name, str(PAGE), 0)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert runner.run(test).failed == 0
+    assert runner.tries > 5
