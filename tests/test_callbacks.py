@@ -12,6 +12,7 @@ import functrans.numpy as fnp
 from functrans.compiler.jaxprs.simplify import simplify
 from functrans.errors import MissingRule
 from functrans.ir import ShapedArray
+from functrans.printing_loops import run_python
 
 NUMBER = ft.ShapeDtypeStruct((), float)
 ROW = ft.ShapeDtypeStruct((3,), float)
@@ -386,6 +387,51 @@ def test_effects_see_values_before_their_memory_is_used_again(options):
         np.testing.assert_allclose(got[1], want[1], rtol=1e-9, atol=1e-12)
 
 
+def lookup_first(note, x, i):
+    z = x[i + 1] * 2
+    note("behind", i)
+    return np.sum(z * fnp.cumsum(np.sin(i * 1.0)))
+
+
+def lookup_last(note, x, i):
+    total = np.sum(x * 2)
+    note("before", i)
+    z = x[i + 1] * total
+    note("behind", z)
+    return z
+
+
+def lookup_of_numbers(note, x, i):
+    first, second = i[0] + 1, i[1] * 3
+    note("before", first)
+    note("before", second)
+    return x[first] + second
+
+
+def update_last(note, x, i):
+    note("before", i)
+    y = fnp.at(x, i).add(1.0)
+    note("behind", y)
+    return y
+
+
+@pytest.mark.parametrize("f", [lookup_first, lookup_last, lookup_of_numbers, update_last])
+@pytest.mark.parametrize("index", [3, 400])
+def test_errors_and_effects_keep_their_order(f, index):
+    def run(transform):
+        log = []
+        call = transform(lambda x, i: f(lambda s, y: ft.debug.callback(log.append, (s, y)), x, i))
+        try:
+            call(np.ones(30), np.full(20, index))
+        except IndexError:
+            log.append("error")
+        return log
+
+    expected = run(lambda f: f)
+    assert ("error" in expected) == (index == 400)
+    np.testing.assert_equal(run(ft.jit), expected)
+
+
 def test_a_loop_program_shows_callbacks():
     log = Recorder()
     lowered = ft.jit(lambda x: (ft.io_callback(log, None, x), x * 2)[1]).lower(X)
@@ -393,7 +439,9 @@ def test_a_loop_program_shows_callbacks():
     assert "# host io_callback" in lowered.loop_program
     with ft.checking_ir():
         np.testing.assert_array_equal(lowered.compile()(X), 2 * X)
-    assert len(log.seen) == 1
+    (out,) = run_python(lowered.program, [X])
+    np.testing.assert_array_equal(out, 2 * X)
+    np.testing.assert_array_equal(log.seen, [X, X])
 
 
 # ---------------------------------------------------------------------------- errors

@@ -238,7 +238,10 @@ def to_nodes(
             else:  # perhaps an operand under another name, which may have more readers
                 b.single_use.discard(node)
         if eqn.has_effects:
-            lowered.effects += [x for x in b.nodes[before:] if isinstance(x, nodes.Host)]
+            for step in b.nodes[before:]:
+                if isinstance(step, nodes.Host):
+                    step.has_effects = True
+                    lowered.effects.append(step)
     lowered.outputs = [_node(b, env, x) for x in closed.jaxpr.outvars]
     return lowered
 
