@@ -15,7 +15,7 @@ LAYERS = [
     ["ops"],
     ["interpreters"],
     ["compiler", "runtime"],
-    ["arguments", "static_arguments", "stages", "call_path", "jit"],
+    ["arguments", "static_arguments", "stages", "call_path", "jit", "control_flow"],
     ["api", "vectorize", "kernel_calls", "foreign", "callbacks", "debug", "export", "test_util"],
     ["numpy", "lax", "lax_linalg", "windows", "nn", "random", "scipy", "tree", "tree_util"],
 ]

@@ -309,9 +309,10 @@ class Native(Host):
 
     provide: Any = None
     numbers: tuple[int, ...] = ()
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[Failure | Check, ...] = ()
     work: int = 0
     is_shared: bool = True
+    programs: tuple[Any, ...] = ()
 
 
 @dataclass(eq=False, slots=True)
