@@ -387,6 +387,74 @@ def test_effects_see_values_before_their_memory_is_used_again(options):
         np.testing.assert_allclose(got[1], want[1], rtol=1e-9, atol=1e-12)
 
 
+def noted_scan(note, x):
+    return ft.lax.scan(lambda c, y: (note(c, y), (c * x, c + y))[1], x, X)[0]
+
+
+def noted_scan_without_results(note, x):
+    ft.lax.scan(lambda c, y: (note(y, c), (c, None))[1], 1.0, X)
+    return x
+
+
+def noted_map(note, x):
+    return np.sum(ft.lax.map(lambda y: (note(y, y), x * y)[1], X))
+
+
+def noted_fori_loop(note, x):
+    return ft.lax.fori_loop(0, 3, lambda i, c: (note(i, c), c * x)[1], x)
+
+
+def noted_cond(note, x):
+    ft.lax.cond(x < 0, lambda: note(0, 0), lambda: note(1, x))
+    return ft.lax.cond(x > 1, lambda: (note(x, 2), x * 2)[1], lambda: (note(x, 3), x)[1])
+
+
+def noted_while_loop(note, x):
+    return ft.lax.while_loop(lambda c: (note(c, 0), c < 9)[1], lambda c: (note(c, 1), c * c)[1], x)
+
+
+def recorded(f, transform):
+    """What the callbacks of `f` are given when its transformation runs at 2.0."""
+    log = []
+
+    def note(*args):
+        ft.debug.callback(lambda *args: log.append(args), *args)
+
+    transform(lambda x: f(note, x))(2.0)
+    return log
+
+
+FORWARD = [
+    lambda f: f, ft.jit, lambda f: lambda x: ft.jvp(ft.jit(f), (x,), (1.0,)),
+    lambda f: ft.jit(ft.jacfwd(f)),
+]  # fmt: skip
+REVERSE = [ft.grad, lambda f: ft.grad(ft.jit(f)), lambda f: ft.jit(ft.grad(f))]
+BOUNDED = [noted_scan, noted_scan_without_results, noted_map, noted_fori_loop]
+
+
+@pytest.mark.parametrize(
+    ("f", "transform"),
+    [
+        *((f, t) for f in (*BOUNDED, noted_cond) for t in (*FORWARD, *REVERSE)),
+        *((noted_while_loop, t) for t in FORWARD),
+    ],
+)
+def test_loops_and_branches_run_the_effects_in_them(f, transform):
+    assert recorded(f, transform) == recorded(f, ft.disable_jit())
+
+
+@pytest.mark.parametrize("f", [*BOUNDED, noted_while_loop])
+def test_loops_under_vmap_run_the_effects_in_them(f):
+    found = recorded(f, lambda f: lambda x: ft.jit(ft.vmap(f))(np.full(1, x)))
+    assert found == recorded(f, ft.disable_jit())
+
+
+def test_host_steps_in_a_loop_can_be_refused():
+    f = ft.jit(lambda x: noted_scan(lambda *a: ft.debug.callback(print, *a), x), host_steps="error")
+    with pytest.raises(TypeError, match=r"callback of print\) at .*callbacks.py"):
+        f(2.0)
+
+
 def lookup_first(note, x, i):
     z = x[i + 1] * 2
     note("behind", i)

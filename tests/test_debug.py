@@ -249,6 +249,34 @@ def test_debug_nans_names_the_operation_and_the_line(transform):
             assert np.all(np.isnan(np.ravel(f(X))[:1]))
 
 
+def scanned_logs(x):
+    return ft.lax.scan(lambda c, y: (c + fnp.log(1 - y), c), x, np.arange(3.0))[0]
+
+
+def repeated_logs(x):
+    return ft.lax.while_loop(lambda c: c < 9.0, lambda c: fnp.log(-c), x)
+
+
+def chosen_log(x):
+    return ft.lax.cond(x > 0, lambda: fnp.log(-x), lambda: x)
+
+
+def printed_logs(x):
+    return ft.lax.scan(lambda c, y: (ft.debug.print("{}", c) or fnp.log(c), c), x, X)[0]
+
+
+@pytest.mark.parametrize("f", [scanned_logs, repeated_logs, chosen_log, printed_logs])
+@pytest.mark.parametrize(
+    "transform",
+    [lambda f: f, ft.jit, lambda f: lambda x: ft.jit(ft.vmap(f))(np.full(2, x))],
+    ids=["eager", "jit", "vmap"],
+)
+def test_debug_nans_looks_into_loops_and_branches(f, transform):
+    call = transform(f)
+    with ft.debug_nans(), pytest.raises(FloatingPointError, match=r"^log made nan: .*debug.py.*>"):
+        call(2.0)
+
+
 def test_debug_nans_shows_what_the_operands_were():
     with ft.debug_nans():
         with pytest.raises(FloatingPointError, match=r"2 of 3 .* index \(1,\).*\(f64\[3\] in \[-4"):

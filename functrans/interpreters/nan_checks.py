@@ -2,13 +2,14 @@
 
 A `NanTrace` handles plain values, as `EvalTrace` does: it runs each operation in the trace below
 and looks at the results. Nan from operands without nan is an error that names the operation and the
-user's line. A jitted program runs compiled; where it gives nan, it runs again, operation by
-operation. A program with effects runs only so: what it does must not be done twice.
+user's line. A jitted program, loop or branch runs compiled; where it gives nan, it runs again,
+operation by operation. With effects it runs only so: what it does must not be done twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +27,7 @@ from functrans.core import (
     source_text,
 )
 from functrans.interpreters.staging import eval_jaxpr
-from functrans.ir import ClosedJaxpr
+from functrans.ir import ClosedJaxpr, sub_jaxprs
 
 
 class NanTrace(Trace):
@@ -36,13 +37,15 @@ class NanTrace(Trace):
         self.parent = parent
 
     def process(self, primitive: Primitive, args: Sequence[Any], params: dict[str, Any]) -> Any:
-        if switches.check_nans and primitive.name == "jit":
-            return self._run_program(primitive, args, params)
+        if not switches.check_nans:
+            return self._below(primitive, args, params)
+        by_parts = _by_parts(primitive, args, params)
+        if by_parts is not None:
+            return self._run_program(primitive, args, params, by_parts)
         outs = self._below(primitive, args, params)
-        if switches.check_nans:
-            results = outs if primitive.multiple_results else [outs]
-            if _any_nan(results) and not _any_nan(args):
-                raise _made_nan(primitive, args, results)
+        results = outs if primitive.multiple_results else [outs]
+        if _any_nan(results) and not _any_nan(args):
+            raise _made_nan(primitive, args, results)
         return outs
 
     def _below(self, primitive: Primitive, args: Sequence[Any], params: dict[str, Any]) -> Any:
@@ -50,26 +53,46 @@ class NanTrace(Trace):
             return primitive(*args, **params)
 
     def _run_program(
-        self, primitive: Primitive, args: Sequence[Any], params: dict[str, Any]
+        self,
+        primitive: Primitive,
+        args: Sequence[Any],
+        params: dict[str, Any],
+        by_parts: Callable[[], list[Any]],
     ) -> list[Any]:
-        closed: ClosedJaxpr = params["jaxpr"]
         outs = None
-        if not closed.has_effects:
+        if not any(sub.has_effects for _, sub in sub_jaxprs(params)):
             outs = self._below(primitive, args, params)
             if not _any_nan(outs):
                 return outs
         with np.errstate(all="ignore"):  # as compiled code does
-            again = eval_jaxpr(closed.jaxpr, closed.consts, *args)
+            again = by_parts()
         if outs is None:
             # Results of programs are fresh: nobody else's array is among them.
             return [y.copy() if type(y) is np.ndarray else y for y in again]
         if not _any_nan(again):
             raise FloatingPointError(
-                f"{params['name']}, compiled, gave nan at {source_text(eqn_source())}, but its "
-                "operations one by one give none.\n  Overflow that rounds otherwise can do that; "
-                "look at intermediate values with functrans.debug.print."
+                f"{params.get('name', primitive.name)}, compiled, gave nan at "
+                f"{source_text(eqn_source())}, but its operations one by one give none.\n"
+                "  Overflow that rounds otherwise can do that; look at intermediate values with "
+                "functrans.debug.print."
             )
         return outs
+
+
+def _by_parts(
+    primitive: Primitive, args: Sequence[Any], params: dict[str, Any]
+) -> Callable[[], list[Any]] | None:
+    """How to run the program that an operation holds operation by operation, where that is known.
+
+    Loops and branches (`host_impl`) run in Python, which takes arrays.
+    """
+    if primitive.name == "jit":
+        closed: ClosedJaxpr = params["jaxpr"]
+        return functools.partial(eval_jaxpr, closed.jaxpr, closed.consts, *args)
+    in_python = getattr(primitive, "host_impl", None)
+    if in_python is None or any(isinstance(x, Tracer) for x in args):
+        return None
+    return functools.partial(in_python, *args, **params)
 
 
 def _any_nan(values: Sequence[Any]) -> bool:
