@@ -37,7 +37,7 @@ from functrans.core import Primitive, Tracer, Zero, get_aval, instantiate, is_we
 from functrans.interpreters.batching import batch_flat, batch_jaxpr, move_to
 from functrans.interpreters.jvp import jvp_flat, jvp_jaxpr
 from functrans.interpreters.linearize import LinearTrace, partial_eval_jaxpr
-from functrans.interpreters.staging import eval_jaxpr
+from functrans.interpreters.staging import eval_jaxpr, trace_to_jaxpr
 from functrans.interpreters.transpose import transpose_jaxpr
 from functrans.ir import ClosedJaxpr, ShapedArray, Var
 
@@ -111,7 +111,12 @@ class While(ControlFlow):
         if not by_lane:
             params = {**params, "cond_jaxpr": tests, "body_jaxpr": program}
             return self(*moved, **params), out_dims
-        return _run_lanes(tests, program, moved, nc, nb), out_dims
+        loop = _lanes_loop(tests, program, nc, nb)
+        if axis_name is None:  # the compiler may run block by block of lanes instead
+            flags = tuple(batched[:nc]), tuple(batched[nc:first])
+            loop["body_jaxpr"].derived["lanes"] = test, body, size, *flags
+        active = _run(tests, [*moved[:nc], *moved[first:]])[0]
+        return self(*moved[:first], active, *moved[first:], **loop)[1:], out_dims
 
     # ------------------------------------------------------------------ reverse mode
 
@@ -166,23 +171,30 @@ def _of_known(cond: ClosedJaxpr, num_consts: int, unknown: Sequence[bool]) -> Cl
     return ClosedJaxpr(cond.jaxpr.replace(invars=[*invars[:num_consts], *kept]), cond.consts)
 
 
-def _run_lanes(
-    test: ClosedJaxpr, body: ClosedJaxpr, args: Sequence[Any], nc: int, nb: int
-) -> list[Any]:
-    """All lanes until the last one ends; those that have ended keep their carry."""
-    test_consts, body_consts, carry = args[:nc], args[nc : nc + nb], args[nc + nb :]
+def _lanes_loop(test: ClosedJaxpr, body: ClosedJaxpr, nc: int, nb: int) -> dict[str, Any]:
+    """The loop of all lanes until the last one ends, over (which go on, carry).
 
-    def running(state: Any) -> Any:
-        return _run(test, [*test_consts, *state])[0]
+    Lanes that have ended keep their carry.
+    """
+    rows = ShapedArray(test.out_avals[0].shape, np.dtype(bool))
+    carry = test.in_avals[nc:]
 
-    def step(state: Any) -> Any:
-        active, carry = state
-        new = _run(body, [*body_consts, *carry])
+    def step(*args: Any) -> list[Any]:
+        consts, (active, *carry) = args[: nc + nb], args[nc + nb :]
+        new = _run(body, [*consts[nc:], *carry])
         carry = [_where(active, a, b) for a, b in zip(new, carry, strict=True)]
-        return running(carry), carry
+        return [ops.and_(active, _run(test, [*consts[:nc], *carry])[0]), *carry]
 
-    start = running(carry), list(carry)
-    return while_loop(lambda state: ops.reduce_or(state[0], axes=(0,)), step, start)[1]
+    def goes_on(active: Any, *_: Any) -> list[Any]:
+        return [ops.reduce_or(active, axes=(0,))]
+
+    consts = [*test.in_avals[:nc], *body.in_avals[:nb]]
+    return {
+        "cond_jaxpr": trace_to_jaxpr(goes_on, [rows, *carry], what="vmap of while_loop"),
+        "body_jaxpr": trace_to_jaxpr(step, [*consts, rows, *carry], what="vmap of while_loop"),
+        "cond_nconsts": 0,
+        "body_nconsts": nc + nb,
+    }
 
 
 def _run(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
