@@ -294,12 +294,13 @@ class Dot(Node):
 
 @dataclass(eq=False, slots=True)
 class Host(Node):
-    """A call of `function` on whole arrays."""
+    """A call of `function` on whole arrays. One that `has_effects` runs, and in order."""
 
     text: str
     function: Any
     operands: tuple[Node, ...]
     results: list[HostResult] = field(default_factory=list)
+    has_effects: bool = field(default=False, kw_only=True)
 
     @property
     def wholes(self) -> Sequence[Node]:
