@@ -14,7 +14,20 @@ with ops, which ask the then-current trace.
 array([0., 0., 0.])
 """
 
-from functrans import export, lax, nn, numpy, printing, random, scipy, test_util, tree, tree_util
+from functrans import (
+    ad_checkpoint,
+    checkpoint_policies,
+    export,
+    lax,
+    nn,
+    numpy,
+    printing,
+    random,
+    scipy,
+    test_util,
+    tree,
+    tree_util,
+)
 from functrans.api import (
     eval_shape,
     grad,
@@ -27,6 +40,7 @@ from functrans.api import (
 )
 from functrans.arguments import ShapeDtypeStruct
 from functrans.checking import check_jaxpr
+from functrans.checkpoint import checkpoint, remat
 from functrans.config import checking_ir, checking_leaks, disable_jit
 from functrans.core import Primitive
 from functrans.dtypes import float0
@@ -48,10 +62,13 @@ __all__ = [
     "Primitive",
     "ShapeDtypeStruct",
     "Var",
+    "ad_checkpoint",
     "cache",
     "check_jaxpr",
     "checking_ir",
     "checking_leaks",
+    "checkpoint",
+    "checkpoint_policies",
     "disable_jit",
     "eval_jaxpr",
     "eval_shape",
@@ -75,6 +92,7 @@ __all__ = [
     "numpy",
     "printing",
     "random",
+    "remat",
     "scipy",
     "test_util",
     "threads",

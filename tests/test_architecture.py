@@ -15,8 +15,16 @@ LAYERS = [
     ["ops"],
     ["interpreters"],
     ["compiler", "runtime"],
-    ["arguments", "static_arguments", "stages", "call_path", "jit"],
-    ["api", "vectorize", "kernel_calls", "foreign", "export", "test_util"],
+    [
+        "arguments",
+        "static_arguments",
+        "stages",
+        "call_path",
+        "jit",
+        "checkpoint",
+        "checkpoint_policies",
+    ],
+    ["ad_checkpoint", "api", "vectorize", "kernel_calls", "foreign", "export", "test_util"],
     ["numpy", "lax", "lax_linalg", "windows", "nn", "random", "scipy", "tree", "tree_util"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
