@@ -30,7 +30,7 @@ from functrans.core import (
     swap_trace,
 )
 from functrans.interpreters.jvp import JVPTrace, JVPTracer
-from functrans.interpreters.rematerialize import Policy, recomputing, saves_computed
+from functrans.interpreters.rematerialize import Policy, recomputing
 from functrans.interpreters.staging import (
     JaxprTrace,
     jaxpr_as_fun,
@@ -224,14 +224,15 @@ Split = tuple[ClosedJaxpr, ClosedJaxpr, tuple[bool, ...]]
 
 
 def partial_eval_jaxpr(
-    closed: ClosedJaxpr, unknown: tuple[bool, ...], policy: Policy = saves_computed
+    closed: ClosedJaxpr, unknown: tuple[bool, ...], policy: Policy | None = None
 ) -> Split:
     """Split a program by what depends on its unknown inputs.
 
     Returns (known, linear, out_unknown): `known` maps the known inputs to the known outputs
     followed by the residuals; `linear` maps residuals and unknown inputs to the unknown outputs.
-    It computes again from the residuals what `policy` does not save. A residual may be an input of
-    `known` or one of its outputs; see `forwarding`.
+    It computes again from the residuals what `policy` does not save; without a policy, what is
+    cheap (see `restorable`). A residual may be an input of `known` or one of its outputs; see
+    `forwarding`.
     """
     key = ("partial_eval", unknown, policy)
     if key not in closed.derived:

@@ -8,7 +8,8 @@ Linearization splits a program into what is known now and a linear program, whic
 saves, or that is an argument, is kept; the equation of any other is repeated in the linear
 program. With the policy that saves `z` that is `known: x -> y, z` and `linear: z, t -> (r = ...)`.
 
-Calls (`jit`, `checkpoint`) are looked into: they are split in the same way.
+Calls (`jit`, `checkpoint`) are looked into: they are split in the same way. Without a policy, what
+is restored from the rest by a few cheap operations is not kept: see `restorable`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from typing import Any, NamedTuple
 
-from functrans import ops
 from functrans.core import Primitive
+from functrans.interpreters.restorable import restorable
 from functrans.ir import Atom, ClosedJaxpr, Jaxpr, JaxprEqn, ShapedArray, Var
 
 Policy = Callable[..., bool]  # (primitive, *avals, **params) -> whether its results are kept
@@ -56,19 +57,6 @@ def is_call(eqn: JaxprEqn) -> bool:
     return eqn.primitive.name in CALLS and isinstance(eqn.params.get("jaxpr"), ClosedJaxpr)
 
 
-# ---------------------------------------------------------------------------- policies
-
-
-_REARRANGING = frozenset((ops.broadcast_in_dim, ops.reshape, ops.permute, ops.iota))
-
-
-def saves_computed(primitive: Primitive, *avals: ShapedArray, **params: Any) -> bool:
-    """Everything is kept but what is another value, repeated, rearranged or in a wider dtype."""
-    if primitive is ops.convert_element_type:
-        return avals[0].dtype.itemsize > params["dtype"].itemsize
-    return primitive not in _REARRANGING
-
-
 # ---------------------------------------------------------------------------- the walk
 
 
@@ -85,7 +73,7 @@ class Repeated(NamedTuple):
 
 
 def recomputing(
-    known: ClosedJaxpr, linear: ClosedJaxpr, count: int, policy: Policy
+    known: ClosedJaxpr, linear: ClosedJaxpr, count: int, policy: Policy | None
 ) -> tuple[ClosedJaxpr, ClosedJaxpr]:
     """Let `linear` compute again what `policy` does not save.
 
@@ -115,7 +103,7 @@ def _renamed(eqns: Iterable[JaxprEqn], names: dict[Atom, Atom]) -> list[JaxprEqn
     return [e.replace(invars=[names.get(a, a) for a in e.invars]) for e in eqns]
 
 
-def repeat(closed: ClosedJaxpr, outs: Flags, residuals: Flags, policy: Policy) -> Repeated:
+def repeat(closed: ClosedJaxpr, outs: Flags, residuals: Flags, policy: Policy | None) -> Repeated:
     """Cut a program: `outs` says which of its outputs are wanted now, `residuals` which later."""
     key = ("repeat", outs, residuals, policy)
     if key not in closed.derived:
@@ -123,11 +111,13 @@ def repeat(closed: ClosedJaxpr, outs: Flags, residuals: Flags, policy: Policy) -
     return closed.derived[key]
 
 
-def _repeat(closed: ClosedJaxpr, outs: Flags, residuals: Flags, policy: Policy) -> Repeated:
+def _repeat(closed: ClosedJaxpr, outs: Flags, residuals: Flags, policy: Policy | None) -> Repeated:
     jaxpr = closed.jaxpr
     given = list(compress(jaxpr.outvars, outs))
     wanted = list(compress(jaxpr.outvars, residuals))
     walk = _Walk(policy, given, wanted)
+    if policy is None:
+        walk.restored = restorable(jaxpr, wanted)
     for eqn in reversed(jaxpr.eqns):
         walk.visit(eqn)
     used = tuple(i for i, v in enumerate(jaxpr.invars) if v in walk.needed)
@@ -150,15 +140,17 @@ class _Walk:
     """Equations from the last to the first, so that all who read a value were visited before.
 
     `needed` are the values that `again` reads and `live` those that `forward` does; both lists of
-    equations are in the order of the walk. `same` are values known under another name.
+    equations are in the order of the walk. `same` are values known under another name, `restored`
+    those that are not kept although there is no policy.
     """
 
-    def __init__(self, policy: Policy, given: Iterable[Atom], wanted: Iterable[Atom]):
+    def __init__(self, policy: Policy | None, given: Iterable[Atom], wanted: Iterable[Atom]):
         self.policy = policy
         self.needed = {a for a in wanted if type(a) is Var}
         self.live = {a for a in given if type(a) is Var}
         self.kept: dict[Var, None] = {}
         self.same: dict[Atom, Atom] = {}
+        self.restored: set[Var] = set()
         self.again: list[JaxprEqn] = []
         self.forward: list[JaxprEqn] = []
 
@@ -189,6 +181,8 @@ class _Walk:
         return len({v in self.live for v in eqn.outvars}) == 2
 
     def _is_saved(self, eqn: JaxprEqn) -> bool:
+        if self.policy is None:
+            return self.restored.isdisjoint(eqn.outvars)
         return self.policy(eqn.primitive, *[a.aval for a in eqn.invars], **eqn.params)
 
     def _need(self, atoms: Iterable[Atom]) -> None:
