@@ -21,11 +21,12 @@ from functrans.arguments import (
     function_name,
 )
 from functrans.checkpoint_policies import nothing_saveable
+from functrans.compiler.jaxprs.simplify import atom_key, exact
 from functrans.core import Linear, current_trace, eval_trace, is_weak
 from functrans.interpreters.linearize import LinearTrace, partial_eval_jaxpr, run_split
 from functrans.interpreters.rematerialize import Policy
 from functrans.interpreters.staging import eval_jaxpr, trace_to_jaxpr
-from functrans.ir import ClosedJaxpr
+from functrans.ir import Atom, ClosedJaxpr, Jaxpr, sub_jaxprs
 from functrans.jit import JitPrimitive
 
 P = ParamSpec("P")
@@ -162,7 +163,7 @@ def _traced(
     jaxpr = closed.jaxpr.replace(
         constvars=[], invars=[*closed.jaxpr.constvars, *closed.jaxpr.invars]
     )
-    return ClosedJaxpr(jaxpr), [*closed.consts, *leaves], out_trees[0]
+    return _seen(jaxpr), [*closed.consts, *leaves], out_trees[0]
 
 
 def _static_positions(static: tuple[int, ...], count: int, what: str) -> set[int]:
@@ -173,3 +174,51 @@ def _static_positions(static: tuple[int, ...], count: int, what: str) -> set[int
                 "\n  Keyword arguments are traced; close over what is static among them."
             )
     return {n % count for n in static}
+
+
+# ---------------------------------------------------------------------------- equal programs
+
+
+class _Traced:
+    """A traced program, equal to others that do the same at the same lines."""
+
+    __slots__ = ("key", "program")
+
+    def __init__(self, jaxpr: Jaxpr):
+        self.program = ClosedJaxpr(jaxpr)
+        numbers: dict[Atom, int] = {v: i for i, v in enumerate(jaxpr.invars)}
+        rows: list[Any] = [(v.aval, v.name) for v in jaxpr.invars]
+        for eqn in jaxpr.eqns:
+            operands = [numbers[a] if a in numbers else atom_key(a) for a in eqn.invars]
+            rows.append((eqn.primitive, exact(tuple(eqn.params.items())), *operands, eqn.source))
+            for v in eqn.outvars:
+                numbers[v] = len(numbers)
+        rows.extend(numbers[a] if a in numbers else atom_key(a) for a in jaxpr.outvars)
+        self.key = tuple(rows)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is _Traced and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@functools.lru_cache(maxsize=256)
+def _first_like(traced: _Traced) -> ClosedJaxpr:
+    return traced.program
+
+
+def _seen(jaxpr: Jaxpr) -> ClosedJaxpr:
+    """The program, or one seen before that is equal: what was derived from that serves again."""
+    if _holds_arrays(jaxpr):
+        return ClosedJaxpr(jaxpr)  # to be kept no longer than the user keeps them
+    traced = _Traced(jaxpr)
+    try:
+        return _first_like(traced)
+    except TypeError:  # a parameter that cannot be hashed
+        return traced.program
+
+
+def _holds_arrays(jaxpr: Jaxpr) -> bool:
+    subs = [sub for eqn in jaxpr.eqns for _, sub in sub_jaxprs(eqn.params)]
+    return any(sub.consts or _holds_arrays(sub.jaxpr) for sub in subs)

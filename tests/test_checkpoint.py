@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -256,6 +257,21 @@ def test_compiled_code_shares_both_ways_only_if_allowed():
     assert sines(prevent_cse=True) == 3
 
 
+def test_equal_blocks_are_one_program_and_others_are_not():
+    def programs(*scales):
+        def chain(x):
+            for scale in scales:
+                x = ft.checkpoint(lambda x, scale=scale: ft.lax.mul(np.sin(x), scale))(x)
+            return x
+
+        return {eqn.params["jaxpr"] for eqn in ft.make_jaxpr(chain)(X).eqns}
+
+    assert len(programs(2.0, 2.0, 2.0)) == 1
+    assert programs(2.0) == programs(2.0)
+    assert len(programs(0.0, -0.0, 3.0)) == 3
+    assert len(programs(np.ones(X.shape), np.zeros(X.shape))) == 1  # arrays are operands
+
+
 # ---------------------------------------------------------------------------- what is kept
 
 
@@ -360,6 +376,20 @@ def test_a_deep_chain_keeps_one_value_per_block():
     assert deeper - plain == 8 * 4 * value
     assert kept_deeper - kept == 8 * value
     assert kept_deeper < deeper / 2.5
+
+
+def test_without_jit_arrays_are_free_after_their_last_use():
+    def peak(wrap):
+        f = wrap(lambda x: np.sin(np.exp(np.sin(np.exp(np.sin(x)))) * 0.1))
+        gradient = ft.grad(lambda x: np.sum(f(f(f(f(f(f(x))))))))
+        gradient(np.ones(100_000))
+        tracemalloc.start()
+        gradient(np.ones(100_000))
+        bytes_ = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return bytes_
+
+    assert peak(ft.checkpoint) < 0.5 * peak(lambda f: f)
 
 
 def test_chains_in_checkpoints_keep_a_square_root():

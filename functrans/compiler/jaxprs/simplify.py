@@ -139,10 +139,10 @@ def _key(eqn: JaxprEqn) -> Hashable | None:
     """What an equation computes; None where that cannot be compared."""
     if not eqn.outvars:
         return None
-    operands: Any = tuple(map(_atom_key, eqn.invars))
+    operands: Any = tuple(map(atom_key, eqn.invars))
     if eqn.primitive in _COMMUTATIVE and eqn.outvars[0].aval.dtype.kind != "c":
         operands = frozenset(operands)
-    key = (eqn.primitive, operands, _exact(tuple(sorted(eqn.params.items()))))
+    key = (eqn.primitive, operands, exact(tuple(sorted(eqn.params.items()))))
     try:
         hash(key)
     except TypeError:
@@ -150,16 +150,17 @@ def _key(eqn: JaxprEqn) -> Hashable | None:
     return key
 
 
-def _atom_key(atom: Atom) -> Hashable:
+def atom_key(atom: Atom) -> Hashable:
+    """What tells an operand from others: a variable itself, a number by its bits."""
     if isinstance(atom, Var):
         return atom
     return atom.aval.dtype, np.asarray(atom.val).tobytes()
 
 
-def _exact(value: Any) -> Any:
+def exact(value: Any) -> Any:
     """`value` such that only the same parameters compare equal: not 0.0 and -0.0, 1 and True."""
     if type(value) is tuple:
-        return tuple(map(_exact, value))
+        return tuple(map(exact, value))
     if isinstance(value, float | complex | np.generic):
         return type(value), np.asarray(value).tobytes()
     return type(value), value
