@@ -15,6 +15,8 @@ array([0., 0., 0.])
 """
 
 from functrans import (
+    ad_checkpoint,
+    checkpoint_policies,
     debug,
     export,
     lax,
@@ -40,6 +42,7 @@ from functrans.api import (
 from functrans.arguments import ShapeDtypeStruct
 from functrans.callbacks import io_callback, pure_callback
 from functrans.checking import check_jaxpr
+from functrans.checkpoint import checkpoint, remat
 from functrans.config import checking_ir, checking_leaks, disable_jit
 from functrans.core import Primitive
 from functrans.dtypes import float0
@@ -62,10 +65,13 @@ __all__ = [
     "Primitive",
     "ShapeDtypeStruct",
     "Var",
+    "ad_checkpoint",
     "cache",
     "check_jaxpr",
     "checking_ir",
     "checking_leaks",
+    "checkpoint",
+    "checkpoint_policies",
     "debug",
     "debug_nans",
     "disable_jit",
@@ -93,6 +99,7 @@ __all__ = [
     "printing",
     "pure_callback",
     "random",
+    "remat",
     "scipy",
     "test_util",
     "threads",

@@ -116,7 +116,7 @@ class Scan(ControlFlow):
         num_ys = len(jaxpr.out_avals) - nc
         while True:
             wanted = (*unknown[nk : nk + nc], *(False,) * num_ys)
-            known, linear, out_unknown = partial_eval_jaxpr(jaxpr, tuple(unknown), wanted)
+            known, linear, out_unknown = partial_eval_jaxpr(jaxpr, tuple(unknown), wanted=wanted)
             if list(out_unknown[:nc]) == unknown[nk : nk + nc]:
                 break
             unknown[nk : nk + nc] = out_unknown[:nc]

@@ -130,7 +130,7 @@ class While(ControlFlow):
             raise TypeError("while_loop: the condition of a linear loop depends on its input.")
         unknown = unknown[nc:]
         while True:
-            split = partial_eval_jaxpr(body, tuple(unknown), tuple(unknown[nb:]))
+            split = partial_eval_jaxpr(body, tuple(unknown), wanted=tuple(unknown[nb:]))
             if list(split[2]) == unknown[nb:]:
                 break
             unknown[nb:] = split[2]
