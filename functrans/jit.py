@@ -59,6 +59,10 @@ class JitPrimitive(Primitive):
     def abstract_eval(self, *avals: ShapedArray, jaxpr: ClosedJaxpr, **_: Any) -> list[ShapedArray]:  # type: ignore[override]
         return jaxpr.out_avals
 
+    def callee(self, *avals: ShapedArray, jaxpr: ClosedJaxpr, **_: Any) -> ClosedJaxpr:
+        """The program called."""
+        return jaxpr
+
     def impl(self, *args: Any, jaxpr: ClosedJaxpr, **options: Any) -> list[Any]:  # type: ignore[override]
         return executable_of(jaxpr, **options)(args)
 

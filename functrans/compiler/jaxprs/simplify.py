@@ -37,7 +37,7 @@ class _Call:
 
 
 def inline_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """Replace calls of jitted functions by their equations; their constants become ours.
+    """Replace calls by the equations of the programs called; their constants become ours.
 
     An array that several programs hold is one constant of the result.
     """
@@ -57,7 +57,7 @@ def inline_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
                 results = [call.atom(a) for a in call.outvars]
                 stack[-1].env.update(zip(call.eqn.outvars, results, strict=True))
         elif _is_call(eqn):
-            callee = eqn.params["jaxpr"]
+            callee = eqn.primitive.callee(*[a.aval for a in eqn.invars], **eqn.params)
             operands = [call.atom(a) for a in eqn.invars]
             inner = _Call(callee, dict(zip(callee.jaxpr.invars, operands, strict=True)), eqn)
             _bind_constants(inner, callee, constants)
@@ -71,7 +71,7 @@ def inline_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
 
 
 def _is_call(eqn: JaxprEqn) -> bool:
-    return eqn.primitive.name == "jit" and isinstance(eqn.params.get("jaxpr"), ClosedJaxpr)
+    return eqn.primitive.callee is not None
 
 
 def _bind_constants(
