@@ -1,0 +1,164 @@
+"""What the rules of a user return, checked against what it belongs to.
+
+A rule is named with its place in the user's file, a value by the argument or output it is for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from functrans import dtypes, ops
+from functrans.arguments import concrete_scalar, describe, function_name
+from functrans.core import Tracer, Zero, get_aval, is_array, is_weak
+from functrans.ir import ShapedArray
+from functrans.pytree import (
+    PyTreeDef,
+    broadcast_prefix,
+    keystr,
+    tree_flatten,
+    tree_flatten_with_path,
+    tree_unflatten,
+)
+
+
+def rule_name(kind: str, rule: Callable[..., Any], function: str) -> str:
+    """How a rule is called in messages: `the defjvp rule r of f (file:line)`."""
+    code = getattr(inspect.unwrap(rule), "__code__", None)
+    place = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+    return f"the {kind} rule {function_name(rule)} of {function}{place}"
+
+
+def pair(result: Any, what: str, wanted: str) -> tuple[Any, Any]:
+    """The two parts of what a rule returned; TypeError where it is no pair."""
+    if isinstance(result, tuple | list) and len(result) == 2:
+        return result[0], result[1]
+    raise TypeError(f"{what} must return a pair, {wanted}, got {_brief(result)}.")
+
+
+def leaf_paths(tree: PyTreeDef, root: str) -> list[str]:
+    """A name per leaf of a structure."""
+    example = tree_unflatten(tree, [0] * tree.num_leaves)
+    return [root + keystr(path) for path, _ in tree_flatten_with_path(example)[0]]
+
+
+def output_paths(tree: PyTreeDef) -> list[str]:
+    """A name per leaf of an output: `the output`, or `output['a'][0]`."""
+    names = leaf_paths(tree, "output")
+    return ["the output"] if names == ["output"] else names
+
+
+def same_outputs(
+    outs: Sequence[Any], tree: PyTreeDef, expected_tree: PyTreeDef, avals: Any, what: str
+) -> list[Any]:
+    """The outputs of a rule, checked against those of the function."""
+    if tree != expected_tree:
+        raise TypeError(
+            f"{what} returned outputs of the structure {tree}, but the function returns "
+            f"{expected_tree}.\n  The outputs of a rule are those of the function."
+        )
+    names = output_paths(tree)
+    return [
+        conform(x, aval, f"{what} returned {{}} as {name}, where the function returns {aval}")
+        for x, aval, name in zip(outs, avals, names, strict=True)
+    ]
+
+
+def tangents_of(tangents: Any, outs: Sequence[Any], tree: PyTreeDef, what: str) -> list[Any]:
+    """The tangents that a rule returned, one per output; None and symbolic zeros are `Zero`."""
+    leaves = spread(tangents, tree)
+    if leaves is None:
+        raise TypeError(
+            f"{what} returned tangents of the structure {tree_flatten(tangents)[1]} for outputs of "
+            f"the structure {tree}.\n  Return a tangent for each output, or None for zero."
+        )
+    out = []
+    for x, y, name in zip(leaves, outs, output_paths(tree), strict=True):
+        aval = get_aval(y).tangent_aval()
+        message = f"{what} returned {{}} as the tangent of {name}, which is {get_aval(y)}"
+        out.append(derivative(x, aval, message))
+    return out
+
+
+def cotangents_of(
+    cts: Any, trees: Sequence[PyTreeDef], avals: Any, names: Sequence[str], what: str
+) -> list[Any]:
+    """The cotangents that a rule returned, one per leaf of the arguments; zeros are `Zero`."""
+    if not isinstance(cts, tuple | list) or len(cts) != len(trees):
+        raise TypeError(
+            f"{what} must return a tuple with a cotangent for each of the {len(trees)} "
+            f"differentiable argument(s) (None for zero), got {_brief(cts)}."
+        )
+    out: list[Any] = []
+    for i, (ct, tree) in enumerate(zip(cts, trees, strict=True)):
+        leaves = spread(ct, tree)
+        if leaves is None:
+            raise TypeError(
+                f"{what} returned for differentiable argument {i} a cotangent of the structure "
+                f"{tree_flatten(ct)[1]}; the argument has {tree}.\n  Return a cotangent for each "
+                "leaf of the argument, or None for zero."
+            )
+        for x in leaves:
+            aval, name = avals[len(out)], names[len(out)]
+            message = f"{what} returned {{}} as the cotangent of {name}, which is {aval}"
+            out.append(derivative(x, aval.tangent_aval(), message))
+    return out
+
+
+def spread(tree: Any, expected: PyTreeDef) -> list[Any] | None:
+    """The leaves of `tree` in the structure `expected`, or None where it has another one.
+
+    None stands for a subtree of zeros.
+    """
+    leaves, found = tree_flatten(tree)
+    if found == expected:
+        return leaves
+    is_none = lambda x: x is None  # noqa: E731
+    if not any(x is None for x in tree_flatten(tree, is_none)[0]):
+        return None
+    example = tree_unflatten(expected, range(expected.num_leaves))
+    try:
+        return broadcast_prefix(tree, example, is_leaf=is_none)
+    except ValueError:
+        return None
+
+
+def derivative(x: Any, aval: ShapedArray, message: str) -> Any:
+    """A tangent or cotangent of type `aval`. Integers carry none, whatever is given for them."""
+    if x is None or type(x) is Zero or aval.dtype == dtypes.float0:
+        return Zero(aval)
+    return conform(x, aval, message)
+
+
+def conform(x: Any, aval: ShapedArray, message: str) -> Any:
+    """`x`, which must be of type `aval`, or a Python number; else TypeError with `message`."""
+    if not is_array(x):
+        raise TypeError(message.format(_brief(x)) + ".")
+    actual = get_aval(x)
+    if actual == aval:
+        return concrete_scalar(x)
+    same_shape = actual.shape == aval.shape
+    if same_shape and is_weak(x) and np.can_cast(actual.dtype, aval.dtype, "same_kind"):
+        if isinstance(x, Tracer):
+            return ops.convert_element_type(x, dtype=aval.dtype)
+        return aval.dtype.type(x)
+    raise TypeError(f"{message.format(_brief(x))}.\n  {_remedy(actual, aval)}")
+
+
+def _remedy(actual: ShapedArray, aval: ShapedArray) -> str:
+    if actual.shape == aval.shape:
+        return f"Convert it: .astype({str(aval.dtype)!r})."
+    if len(actual.shape) > len(aval.shape):
+        return f"Sum it over the axes that broadcasting added: it must have the shape {aval.shape}."
+    return f"It must have the shape {aval.shape}; for zero return None."
+
+
+def _brief(x: Any) -> str:
+    if isinstance(x, tuple | list):
+        return f"a {type(x).__name__} of length {len(x)}"
+    if is_array(x):
+        return str(get_aval(x)) if np.ndim(x) or isinstance(x, Tracer) else describe(x)
+    return f"{x!r} of type {type(x).__name__}"
