@@ -14,7 +14,20 @@ with ops, which ask the then-current trace.
 array([0., 0., 0.])
 """
 
-from functrans import export, lax, nn, numpy, printing, random, scipy, test_util, tree, tree_util
+from functrans import (
+    custom_batching,
+    custom_derivatives,
+    export,
+    lax,
+    nn,
+    numpy,
+    printing,
+    random,
+    scipy,
+    test_util,
+    tree,
+    tree_util,
+)
 from functrans.api import (
     eval_shape,
     grad,
@@ -29,6 +42,7 @@ from functrans.arguments import ShapeDtypeStruct
 from functrans.checking import check_jaxpr
 from functrans.config import checking_ir, checking_leaks, disable_jit
 from functrans.core import Primitive
+from functrans.custom_rules import closure_convert, custom_gradient, custom_jvp, custom_vjp
 from functrans.dtypes import float0
 from functrans.foreign import native_call, numba_call, numba_kernel
 from functrans.interpreters.staging import eval_jaxpr
@@ -52,6 +66,12 @@ __all__ = [
     "check_jaxpr",
     "checking_ir",
     "checking_leaks",
+    "closure_convert",
+    "custom_batching",
+    "custom_derivatives",
+    "custom_gradient",
+    "custom_jvp",
+    "custom_vjp",
     "disable_jit",
     "eval_jaxpr",
     "eval_shape",

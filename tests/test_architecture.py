@@ -15,9 +15,21 @@ LAYERS = [
     ["ops"],
     ["interpreters"],
     ["compiler", "runtime"],
-    ["arguments", "static_arguments", "stages", "call_path", "jit"],
+    ["arguments", "static_arguments", "stages", "call_path", "jit", "custom_rules"],
     ["api", "vectorize", "kernel_calls", "foreign", "export", "test_util"],
-    ["numpy", "lax", "lax_linalg", "windows", "nn", "random", "scipy", "tree", "tree_util"],
+    [
+        "numpy",
+        "lax",
+        "lax_linalg",
+        "windows",
+        "nn",
+        "random",
+        "scipy",
+        "tree",
+        "tree_util",
+        "custom_batching",
+        "custom_derivatives",
+    ],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 LATE = {"numba", "llvmlite", "scipy"}
