@@ -102,11 +102,13 @@ def _explaining_leaks(call: Call) -> Iterator[None]:
     try:
         yield
     except UnexpectedTracerError as error:
-        error.add_note(
+        note = (
             f"{call.name} has rules of its own: neither it nor its rules may close over a value "
             "that is being differentiated, nor the rules over an argument of a jitted function "
             "that has ended. Pass such values as arguments (functrans.closure_convert does it)."
         )
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
         raise
 
 
@@ -130,7 +132,8 @@ def _jvp_by_vjp(primals: Any, tangents: Any, call: Call) -> Any:
     def pull(known: Sequence[Any], cts: Sequence[Any]) -> list[Any]:
         given = iter(cts)
         full = [next(given) if s else Zero(a) for a, s in zip(avals, inexact, strict=True)]
-        found = pull_all(known[:count], full)
+        with _explaining_leaks(call):
+            found = pull_all(known[:count], full)
         return [c for c, m in zip(found, moving, strict=True) if m]
 
     def push(*args: Any) -> list[Any]:
@@ -154,26 +157,46 @@ def _tangents(call: Call, primals: Sequence[Any], given: Sequence[Any], moving: 
 
 
 def _jvp_of_batchable(primals: Any, tangents: Any, call: Call) -> Any:
-    """The derivative of a function whose only rule is for `vmap`: one with a rule for `vmap`."""
+    """The derivative of a function whose only rule is for `vmap`, with the rule's as its rule."""
     if call.needs_rule:
         raise MissingRule(
             f"{call.name} is to be differentiated by rules of its own and has none.\n  Give it "
             f"one: {call.name}.defjvp(rule) for both modes, or {call.name}.defvjp(fwd, bwd)."
         )
-    moving = tuple(type(t) is not Zero for t in tangents)
-    n = len(primals)
-    out_moving: list[bool] = []
+    doubled = _Doubled(call, tuple(type(t) is not Zero for t in tangents))
+    batch = doubled.batch if call.batch is not None else None
+    derived = Call(f"jvp of {call.name}", doubled.run, batch=batch, needs_rule=False)
+    given = [t for t in tangents if type(t) is not Zero]
+    results = custom_call(*primals, *given, call=derived)
+    n = len(doubled.out_moving)
+    outs, dots = results[:n], iter(results[n:])
+    pairs = zip(outs, doubled.out_moving, strict=True)
+    return outs, [next(dots) if m else Zero(get_aval(y).tangent_aval()) for y, m in pairs]
 
-    def both(f: Callable[..., list[Any]], args: Sequence[Any]) -> list[Any]:
-        outs, dots = jvp_flat(f, args[:n], _spread(args[:n], args[n:], moving))
-        out_moving[:] = [get_aval(y).tangent_aval().dtype != dtypes.float0 for y in outs]
-        return [*outs, *[dense(t) for t, m in zip(dots, out_moving, strict=True) if m]]
 
-    def batch(size: int, batched: Sequence[bool], *args: Any) -> Any:
+class _Doubled:
+    """A function of operands and those tangents that move, to outputs and their tangents."""
+
+    def __init__(self, call: Call, moving: Moving):
+        self.call = call
+        self.moving = moving
+        self.out_moving: list[bool] = []
+
+    def run(self, *args: Any) -> list[Any]:
+        return self._both(self.call.run, args)
+
+    def _both(self, f: Callable[..., list[Any]], args: Sequence[Any]) -> list[Any]:
+        n = len(self.moving)
+        outs, dots = jvp_flat(f, args[:n], _spread(args[:n], args[n:], self.moving))
+        self.out_moving = [get_aval(y).tangent_aval().dtype != dtypes.float0 for y in outs]
+        return [*outs, *[dense(t) for t, m in zip(dots, self.out_moving, strict=True) if m]]
+
+    def batch(self, size: int, batched: Sequence[bool], *args: Any) -> Any:
+        """The derivative of the rule for `vmap`."""
+        where = [i for i, m in enumerate(self.moving) if m]
         # A value and its tangent have the axis together.
-        where = [i for i, m in enumerate(moving) if m]
-        on = list(batched[:n])
-        for i, b in zip(where, batched[n:], strict=True):
+        on = list(batched[: len(self.moving)])
+        for i, b in zip(where, batched[len(on) :], strict=True):
             on[i] = on[i] or b
         wanted = [*on, *[on[i] for i in where]]
         full = [
@@ -183,25 +206,12 @@ def _jvp_of_batchable(primals: Any, tangents: Any, call: Call) -> Any:
         flags: list[bool] = []
 
         def rule(*xs: Any) -> list[Any]:
-            outs, flags[:] = call.batch(size, on, *xs)  # type: ignore[misc]
+            outs, flags[:] = self.call.batch(size, on, *xs)  # type: ignore[misc]
             return outs
 
-        outs = both(rule, full)
-        return outs, [*flags, *[f for f, m in zip(flags, out_moving, strict=True) if m]]
-
-    derived = Call(
-        f"jvp of {call.name}",
-        lambda *args: both(call.run, args),
-        batch=call.batch and batch,
-        needs_rule=False,
-    )
-    given = [t for t in tangents if type(t) is not Zero]
-    results = custom_call(*primals, *given, call=derived)
-    outs, rest = results[: len(out_moving)], iter(results[len(out_moving) :])
-    return outs, [
-        next(rest) if m else Zero(get_aval(y).tangent_aval())
-        for y, m in zip(outs, out_moving, strict=True)
-    ]
+        outs = self._both(rule, full)
+        moved = [f for f, m in zip(flags, self.out_moving, strict=True) if m]
+        return outs, [*flags, *moved]
 
 
 def _spread(primals: Sequence[Any], given: Sequence[Any], moving: Moving) -> list[Any]:

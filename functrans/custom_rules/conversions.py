@@ -121,6 +121,7 @@ def linear_call(
     known, residual_tree = tree_flatten(residual_args)
     leaves, linear_tree = tree_flatten(linear_args)
     avals = [get_aval(x) for x in leaves]
+    weak = [is_weak(x) for x in leaves]
     skipped = len(hoisted)
 
     def pull(residuals: Sequence[Any], cts: Sequence[Any]) -> list[Any]:
@@ -129,7 +130,7 @@ def linear_call(
         rule = rule_name("fun_transpose", fun_transpose, what)
         names = leaf_paths(linear_tree, "linear_args")
         found = (fun_transpose(given, ct),)
-        return cotangents_of(found, [linear_tree], avals, names, rule)
+        return cotangents_of(found, [linear_tree], avals, names, rule, weak)
 
     push = jaxpr_as_fun(closed)
     linear_map = LinearMap(what, push, pull, skipped + len(known), closed.out_avals)

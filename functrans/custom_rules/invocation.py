@@ -24,6 +24,7 @@ from functrans.custom_rules.matching import (
 from functrans.ir import ShapedArray
 from functrans.pytree import (
     tree_flatten,
+    tree_leaves,
     tree_structure,
     tree_unflatten,
     treedef_children,
@@ -114,7 +115,7 @@ class Invocation:
 
     def _split(self, operands: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The leaves of the differentiable arguments, and the other arguments."""
-        leaves = [_as_weak(x) if w else x for x, w in zip(operands, self.weak, strict=False)]
+        leaves = _weak_where(operands[: self.leaf_count], self.weak)
         traced = iter(operands[self.leaf_count :])
         static = [next(traced) if x is _HOLE else x for x in self.static]
         return leaves, list(tree_unflatten(self.fixed_tree, static))
@@ -158,12 +159,14 @@ class Invocation:
         leaves, fixed = self._split(primals)
         moving = tangents[: self.leaf_count]
         given = list(moving) if rules.jvp_symbolic else [dense(t) for t in moving]
+        given = _weak_where(given, self.weak)
         what = rule_name("defjvp", rules.jvp, self.name)
         trees = tree_unflatten(self.tree, leaves), tree_unflatten(self.tree, given)
         result = rules.jvp(*fixed, *trees)
         out, dots = pair(result, what, "(outputs, tangents of the outputs)")
         outs = self._outputs(out, what)
-        return outs, tangents_of(dots, outs, tree_structure(out), what)
+        weak = [is_weak(y) for y in tree_leaves(out)]
+        return outs, tangents_of(dots, outs, tree_structure(out), what, weak)
 
     def vjp(self, operands: Sequence[Any], moving: Sequence[bool]) -> Any:
         """The forward rule: outputs, residuals, and the backward rule for them."""
@@ -180,10 +183,11 @@ class Invocation:
         parts, tree = tree_flatten(kept)
         static = [_HOLE if is_array(x) else x for x in parts]
         arrays = [concrete_scalar(x) for x in parts if is_array(x)]
+        weak = [is_weak(x) for x in parts if is_array(x)]
         extra = len(operands) - self.leaf_count
 
         def pull(known: Sequence[Any], cts: Sequence[Any]) -> list[Any]:
-            given = iter(known[: len(static)])
+            given = iter(_weak_where(known[: len(weak)], weak))
             residuals = tree_unflatten(tree, [next(given) if x is _HOLE else x for x in static])
             traced = known[len(known) - extra :]
             return self._pull(residuals, traced, cts, moving)
@@ -199,10 +203,11 @@ class Invocation:
         static = [next(rest) if x is _HOLE else x for x in self.static]
         fixed = tree_unflatten(self.fixed_tree, static)
         given = list(cts) if rules.vjp_symbolic else [dense(c) for c in cts]
+        tree, _, weak = self.outputs
         what = rule_name("defvjp backward", rules.bwd, self.name)
-        result = rules.bwd(*fixed, residuals, tree_unflatten(self.outputs[0], given))
+        result = rules.bwd(*fixed, residuals, tree_unflatten(tree, _weak_where(given, weak)))
         trees = treedef_children(self.tree)
-        found = cotangents_of(result, trees, self.avals, self.names(), what)
+        found = cotangents_of(result, trees, self.avals, self.names(), what, self.weak)
         pairs = zip(found, moving, strict=False)
         return [
             *[c if m else Zero(get_aval(c)) for c, m in pairs],
@@ -254,9 +259,13 @@ class Invocation:
 _HOLE = object()  # where a traced value or an array goes
 
 
+def _weak_where(xs: Sequence[Any], weak: Sequence[bool]) -> list[Any]:
+    """Values with those marked that stand for Python scalars."""
+    return [_as_weak(x) if w else x for x, w in zip(xs, weak, strict=True)]
+
+
 def _as_weak(x: Any) -> Any:
-    """A number that came from a Python scalar, as one."""
-    if np.ndim(x):
+    if type(x) is Zero or np.ndim(x):
         return x
     if not isinstance(x, Tracer):
         return x.item() if isinstance(x, np.generic | np.ndarray) else x

@@ -36,7 +36,7 @@ def pair(result: Any, what: str, wanted: str) -> tuple[Any, Any]:
     """The two parts of what a rule returned; TypeError where it is no pair."""
     if isinstance(result, tuple | list) and len(result) == 2:
         return result[0], result[1]
-    raise TypeError(f"{what} must return a pair, {wanted}, got {_brief(result)}.")
+    raise TypeError(f"{what} must return a pair, {wanted}, got {brief(result)}.")
 
 
 def leaf_paths(tree: PyTreeDef, root: str) -> list[str]:
@@ -67,7 +67,9 @@ def same_outputs(
     ]
 
 
-def tangents_of(tangents: Any, outs: Sequence[Any], tree: PyTreeDef, what: str) -> list[Any]:
+def tangents_of(
+    tangents: Any, outs: Sequence[Any], tree: PyTreeDef, what: str, weak: Sequence[bool]
+) -> list[Any]:
     """The tangents that a rule returned, one per output; None and symbolic zeros are `Zero`."""
     leaves = spread(tangents, tree)
     if leaves is None:
@@ -76,35 +78,40 @@ def tangents_of(tangents: Any, outs: Sequence[Any], tree: PyTreeDef, what: str) 
             f"the structure {tree}.\n  Return a tangent for each output, or None for zero."
         )
     out = []
-    for x, y, name in zip(leaves, outs, output_paths(tree), strict=True):
+    for x, y, w, name in zip(leaves, outs, weak, output_paths(tree), strict=True):
         aval = get_aval(y).tangent_aval()
         message = f"{what} returned {{}} as the tangent of {name}, which is {get_aval(y)}"
-        out.append(derivative(x, aval, message))
+        out.append(derivative(x, aval, message, w))
     return out
 
 
 def cotangents_of(
-    cts: Any, trees: Sequence[PyTreeDef], avals: Any, names: Sequence[str], what: str
+    cts: Any,
+    trees: Sequence[PyTreeDef],
+    avals: Sequence[ShapedArray],
+    names: Sequence[str],
+    what: str,
+    weak: Sequence[bool],
 ) -> list[Any]:
     """The cotangents that a rule returned, one per leaf of the arguments; zeros are `Zero`."""
     if not isinstance(cts, tuple | list) or len(cts) != len(trees):
         raise TypeError(
             f"{what} must return a tuple with a cotangent for each of the {len(trees)} "
-            f"differentiable argument(s) (None for zero), got {_brief(cts)}."
+            f"differentiable argument(s) (None for zero), got {brief(cts)}."
         )
     out: list[Any] = []
-    for i, (ct, tree) in enumerate(zip(cts, trees, strict=True)):
+    for place, (ct, tree) in enumerate(zip(cts, trees, strict=True)):
         leaves = spread(ct, tree)
         if leaves is None:
             raise TypeError(
-                f"{what} returned for differentiable argument {i} a cotangent of the structure "
+                f"{what} returned for differentiable argument {place} a cotangent of the structure "
                 f"{tree_flatten(ct)[1]}; the argument has {tree}.\n  Return a cotangent for each "
                 "leaf of the argument, or None for zero."
             )
         for x in leaves:
-            aval, name = avals[len(out)], names[len(out)]
-            message = f"{what} returned {{}} as the cotangent of {name}, which is {aval}"
-            out.append(derivative(x, aval.tangent_aval(), message))
+            i = len(out)
+            message = f"{what} returned {{}} as the cotangent of {names[i]}, which is {avals[i]}"
+            out.append(derivative(x, avals[i].tangent_aval(), message, weak[i]))
     return out
 
 
@@ -126,37 +133,47 @@ def spread(tree: Any, expected: PyTreeDef) -> list[Any] | None:
         return None
 
 
-def derivative(x: Any, aval: ShapedArray, message: str) -> Any:
-    """A tangent or cotangent of type `aval`. Integers carry none, whatever is given for them."""
+def derivative(x: Any, aval: ShapedArray, message: str, is_weak_target: bool) -> Any:
+    """A tangent or cotangent of type `aval`. Integers carry none, whatever is given for them.
+
+    What belongs to a Python number may have any precision.
+    """
     if x is None or type(x) is Zero or aval.dtype == dtypes.float0:
         return Zero(aval)
-    return conform(x, aval, message)
+    if is_weak_target and is_array(x) and get_aval(x).shape == aval.shape:
+        return _converted(x, aval)
+    return conform(x, aval, message, zero="; for zero return None")
 
 
-def conform(x: Any, aval: ShapedArray, message: str) -> Any:
+def conform(x: Any, aval: ShapedArray, message: str, *, zero: str = "") -> Any:
     """`x`, which must be of type `aval`, or a Python number; else TypeError with `message`."""
     if not is_array(x):
-        raise TypeError(message.format(_brief(x)) + ".")
+        raise TypeError(message.format(brief(x)) + ".")
     actual = get_aval(x)
     if actual == aval:
         return concrete_scalar(x)
     same_shape = actual.shape == aval.shape
     if same_shape and is_weak(x) and np.can_cast(actual.dtype, aval.dtype, "same_kind"):
-        if isinstance(x, Tracer):
-            return ops.convert_element_type(x, dtype=aval.dtype)
-        return aval.dtype.type(x)
-    raise TypeError(f"{message.format(_brief(x))}.\n  {_remedy(actual, aval)}")
+        return _converted(x, aval)
+    if same_shape:
+        remedy = f"Convert it: .astype({str(aval.dtype)!r})."
+    elif len(actual.shape) > len(aval.shape):
+        remedy = f"Sum it over the axes that broadcasting added, to the shape {aval.shape}{zero}."
+    else:
+        remedy = f"It must have the shape {aval.shape}{zero}."
+    raise TypeError(f"{message.format(brief(x))}.\n  {remedy}")
 
 
-def _remedy(actual: ShapedArray, aval: ShapedArray) -> str:
-    if actual.shape == aval.shape:
-        return f"Convert it: .astype({str(aval.dtype)!r})."
-    if len(actual.shape) > len(aval.shape):
-        return f"Sum it over the axes that broadcasting added: it must have the shape {aval.shape}."
-    return f"It must have the shape {aval.shape}; for zero return None."
+def _converted(x: Any, aval: ShapedArray) -> Any:
+    if get_aval(x) == aval:
+        return concrete_scalar(x)
+    if isinstance(x, Tracer):
+        return ops.convert_element_type(x, dtype=aval.dtype)
+    return np.asarray(x).astype(aval.dtype)[()]
 
 
-def _brief(x: Any) -> str:
+def brief(x: Any) -> str:
+    """`x` for a message about what it should have been."""
     if isinstance(x, tuple | list):
         return f"a {type(x).__name__} of length {len(x)}"
     if is_array(x):
