@@ -145,11 +145,12 @@ class CustomFunction(Generic[P, R]):
             )
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        if bound.kwargs:
+        nameless = sorted(set(kwargs) & set(bound.kwargs))
+        if nameless:
             raise TypeError(
-                f"{self._name} has rules that take arguments by position, but "
-                f"{sorted(bound.kwargs)} can be given by keyword alone.\n  Drop the * from the "
-                "signature, or fix such arguments with functools.partial before the rules."
+                f"{self._name} has rules that take arguments by position, but {nameless} can be "
+                "given by keyword alone.\n  Drop the * from the signature, or fix such arguments "
+                "with functools.partial before adding rules."
             )
         return bound.args
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from functrans import ops
+from functrans import dtypes, ops
 from functrans.arguments import chosen_names, concrete_scalar, flatten_outputs
 from functrans.core import Tracer, Zero, get_aval, is_array, is_weak
 from functrans.core import instantiate as dense
@@ -265,7 +265,7 @@ def _weak_where(xs: Sequence[Any], weak: Sequence[bool]) -> list[Any]:
 
 
 def _as_weak(x: Any) -> Any:
-    if type(x) is Zero or np.ndim(x):
+    if type(x) is Zero or np.ndim(x) or get_aval(x).dtype == dtypes.float0:
         return x
     if not isinstance(x, Tracer):
         return x.item() if isinstance(x, np.generic | np.ndarray) else x

@@ -7,11 +7,12 @@ axis, in front, or none has; residuals keep what they have, so that weights are 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from functrans import ops
-from functrans.core import Zero, current, current_trace, get_aval, named_axis
+from functrans.core import Zero, current, current_trace, named_axis
 from functrans.interpreters.batching import BatchTrace, batch_flat, move_to
 from functrans.ir import ShapedArray
 
@@ -25,7 +26,8 @@ class Lanes:
         self.size = size
         self.axis_name = axis_name
         self.dims = list(dims)
-        self.trace = trace
+        # Weak: a call in a program must not keep the traces below alive, with all they recorded.
+        self._trace = weakref.ref(trace) if trace is not None else lambda: None
         # Whether outputs have the batch axis. Not known before the first run where no operand
         # has it: the function may close over values that do.
         self.per_lane = any(d is not None for d in dims)
@@ -36,7 +38,7 @@ class Lanes:
         While the trace of the `vmap` lives, it is entered again, above the current trace: values
         of it that `f` closes over are then values like others.
         """
-        trace = self.trace
+        trace = self._trace()
         if trace is None or not trace.alive:
             return batch_flat(f, args, dims, self.size, self.axis_name)
         before = trace.parent
@@ -126,9 +128,3 @@ class Lanes:
         if not self.per_lane:
             return ct
         return ops.reduce_sum(move_to(ct, ct_dim, 0, self.size), axes=(0,))
-
-
-def lane_aval(x: Any, dim: int | None) -> ShapedArray:
-    """The aval that one example of `x` has."""
-    aval = get_aval(x)
-    return aval if dim is None else aval.update(shape=aval.shape[:dim] + aval.shape[dim + 1 :])

@@ -127,9 +127,7 @@ def transposed(
         with watching_leaks(linear), current(linear):
             cts = [linear.input(aval) for aval in ct_avals]
             found = pull(residuals, cts)
-            for ct in found:
-                _require_linear(linear, ct)
-            outs = [c.var if linear.is_unknown(c) else Zero(get_aval(c)) for c in found]
+            outs = [_linear_atom(linear, c) for c in found]
             tape = Tape([c.var for c in cts], linear.eqns, outs)
             del cts, found
         return [dense(y) for y in transpose_tape(tape, xs)]
@@ -142,8 +140,9 @@ def transposed(
         raise
 
 
-def _require_linear(linear: LinearTrace, ct: Any) -> None:
-    if type(ct) is Zero or linear.is_unknown(ct) or isinstance(ct, Tracer):
-        return
-    if np.any(ct):
+def _linear_atom(linear: LinearTrace, ct: Any) -> Any:
+    if linear.is_unknown(ct):
+        return ct.var
+    if type(ct) is not Zero and not isinstance(ct, Tracer) and np.any(ct):
         raise TypeError("a cotangent that it returns does not depend on its cotangents, nor is 0.")
+    return Zero(get_aval(ct))
