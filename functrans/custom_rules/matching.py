@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from functrans import dtypes, ops
-from functrans.arguments import concrete_scalar, describe, function_name
+from functrans.arguments import concrete_scalar, function_name
 from functrans.core import Tracer, Zero, get_aval, is_array, is_weak
 from functrans.ir import ShapedArray
 from functrans.pytree import (
@@ -176,6 +176,7 @@ def brief(x: Any) -> str:
     """`x` for a message about what it should have been."""
     if isinstance(x, tuple | list):
         return f"a {type(x).__name__} of length {len(x)}"
-    if is_array(x):
-        return str(get_aval(x)) if np.ndim(x) or isinstance(x, Tracer) else describe(x)
-    return f"{x!r} of type {type(x).__name__}"
+    if not is_array(x):
+        return f"{x!r} of type {type(x).__name__}"
+    aval = get_aval(x)
+    return str(aval) if aval.shape or isinstance(x, Tracer) else f"{x} of type {aval}"
