@@ -61,9 +61,9 @@ class CustomCall(Primitive):
         # close over their values.
         trace = current_trace()
         with _explaining_leaks(call):
-            if type(trace) is BatchTrace:
+            if isinstance(trace, BatchTrace):
                 return _over_batch(trace, args, call, jaxpr)
-            if jaxpr is None and type(trace) is JaxprTrace:
+            if jaxpr is None and isinstance(trace, JaxprTrace):
                 return _stage(trace, args, call)
             params = {"call": call} if jaxpr is None else {"call": call, "jaxpr": jaxpr}
             return trace.process(self, args, params)

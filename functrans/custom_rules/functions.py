@@ -65,7 +65,7 @@ class CustomFunction(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if current_trace() is eval_trace:
             return self.fun(*args, **kwargs)
-        full = self._positional(args, kwargs)
+        full = self.positional(args, kwargs)
         fixed = {n % len(full) for n in self.nondiff_argnums if -len(full) <= n < len(full)}
         call = Invocation(self._name, self.fun, self._rules, full, fixed)
         return call.bind(needs_rule=self.kind != "custom_vmap")
@@ -135,7 +135,7 @@ class CustomFunction(Generic[P, R]):
             )
         return names.index(name)
 
-    def _positional(self, args: Any, kwargs: Any) -> tuple[Any, ...]:
+    def positional(self, args: Any, kwargs: Any) -> tuple[Any, ...]:
         """The arguments by position, defaults included: so the rules get them."""
         if self._signature is None and not kwargs:
             return args
