@@ -30,7 +30,7 @@ from functrans.core import Linear, Primitive, Tracer, Zero, eval_trace
 from functrans.interpreters.batching import batch_jaxpr, move_to
 from functrans.interpreters.jvp import jvp_jaxpr
 from functrans.interpreters.linearize import LinearTrace, partial_eval_jaxpr
-from functrans.interpreters.staging import trace_to_jaxpr
+from functrans.interpreters.staging import hoist_consts, trace_to_jaxpr
 from functrans.interpreters.transpose import transpose_jaxpr
 from functrans.ir import ClosedJaxpr, ShapedArray
 from functrans.runtime.dispatcher import Dispatcher
@@ -271,7 +271,7 @@ class _Programs:
 
         weak = [core.is_weak(x) for x in leaves]
         closed = trace_to_jaxpr(flat, avals, names=names(), weak=weak, what=what)
-        closed, hoisted = _hoist_tracers(closed)
+        closed, hoisted = hoist_consts(closed, lambda c: isinstance(c, Tracer))
         donated = donated_leaves(tree, self.donated_places, static)
         return _Entry(closed, out_tree[0], hoisted, donated)
 
@@ -332,19 +332,6 @@ class Jitted(Generic[P, R]):
     def clear_cache(self) -> None:
         """Forget all traced signatures and their machine code."""
         self._programs.clear()
-
-
-def _hoist_tracers(closed: ClosedJaxpr) -> tuple[ClosedJaxpr, list[Any]]:
-    """Turn constants that are tracers of an enclosing transformation into arguments."""
-    pairs = list(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-    traced = [(v, c) for v, c in pairs if isinstance(c, Tracer)]
-    if not traced:
-        return closed, []
-    kept = [(v, c) for v, c in pairs if not isinstance(c, Tracer)]
-    jaxpr = closed.jaxpr.replace(
-        constvars=[v for v, _ in kept], invars=[*(v for v, _ in traced), *closed.jaxpr.invars]
-    )
-    return ClosedJaxpr(jaxpr, [c for _, c in kept]), [c for _, c in traced]
 
 
 def _leaf_signature(x: Any) -> Any:

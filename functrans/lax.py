@@ -15,6 +15,7 @@ import numpy as np
 
 from functrans import dtypes, ops, pytree
 from functrans import lax_linalg as linalg
+from functrans.control_flow import cond, fori_loop, map, scan, switch, while_loop
 from functrans.core import get_aval, is_weak
 from functrans.interpreters.collectives import axis_index, pmax, pmean, pmin, psum
 from functrans.numpy import promotion
@@ -318,7 +319,7 @@ def pad(operand: Any, padding_value: Any, padding_config: Sequence[Any]) -> Any:
 
 def concatenate(operands: Sequence[Any], dimension: int) -> Any:
     """Arrays of one dtype end to end."""
-    return ops.concatenate(*map(array, operands), dimension=dimension)
+    return ops.concatenate(*builtins.map(array, operands), dimension=dimension)
 
 
 def rev(operand: Any, dimensions: Sequence[int]) -> Any:
@@ -457,20 +458,22 @@ def fft(x: Any, fft_type: FftType | str, fft_lengths: Sequence[int]) -> Any:
 
 
 __all__ = [
-    "ConvDimensionNumbers", "FftType", "abs", "acos", "acosh", "add", "argmax", "argmin", "asin",
-    "asinh", "atan", "atan2", "atanh", "axis_index", "bitwise_and", "bitwise_not", "bitwise_or",
-    "bitwise_xor", "broadcast", "broadcast_in_dim", "broadcasted_iota", "cbrt", "ceil", "clamp",
-    "complex", "concatenate", "conj", "conv", "conv_dimension_numbers", "conv_general_dilated",
-    "conv_transpose", "conv_with_general_padding", "convert_element_type", "cos", "cosh",
-    "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "digamma", "div", "dot", "dot_general",
-    "dynamic_index_in_dim", "dynamic_slice", "dynamic_slice_in_dim", "dynamic_update_index_in_dim",
-    "dynamic_update_slice", "dynamic_update_slice_in_dim", "eq", "erf", "erf_inv", "erfc", "exp",
-    "exp2", "expand_dims", "expm1", "fft", "floor", "full", "full_like", "ge", "gt", "imag",
-    "index_in_dim", "integer_pow", "iota", "is_finite", "le", "lgamma", "linalg", "log", "log1p",
-    "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "pad", "padtype_to_pads",
-    "pmax", "pmean", "pmin", "population_count", "pow", "psum", "real", "reciprocal", "reduce_and",
-    "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "reduce_window", "rem",
-    "reshape", "rev", "rsqrt", "select", "select_n", "shift_left", "shift_right_arithmetic", "sign",
-    "sin", "sinh", "slice", "slice_in_dim", "sort", "sqrt", "square", "squeeze", "stop_gradient",
-    "sub", "tan", "tanh", "top_k", "transpose",
+    "ConvDimensionNumbers", "FftType", "abs", "acos", "acosh", "add", "argmax", "argmin",
+    "asin", "asinh", "atan", "atan2", "atanh", "axis_index", "bitwise_and", "bitwise_not",
+    "bitwise_or", "bitwise_xor", "broadcast", "broadcast_in_dim", "broadcasted_iota", "cbrt",
+    "ceil", "clamp", "complex", "concatenate", "cond", "conj", "conv", "conv_dimension_numbers",
+    "conv_general_dilated", "conv_transpose", "conv_with_general_padding",
+    "convert_element_type", "cos", "cosh", "cumlogsumexp", "cummax", "cummin", "cumprod",
+    "cumsum", "digamma", "div", "dot", "dot_general", "dynamic_index_in_dim", "dynamic_slice",
+    "dynamic_slice_in_dim", "dynamic_update_index_in_dim", "dynamic_update_slice",
+    "dynamic_update_slice_in_dim", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expand_dims",
+    "expm1", "fft", "floor", "fori_loop", "full", "full_like", "ge", "gt", "imag",
+    "index_in_dim", "integer_pow", "iota", "is_finite", "le", "lgamma", "linalg", "log",
+    "log1p", "logistic", "lt", "map", "max", "min", "mul", "ne", "neg", "nextafter", "pad",
+    "padtype_to_pads", "pmax", "pmean", "pmin", "population_count", "pow", "psum", "real",
+    "reciprocal", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod",
+    "reduce_sum", "reduce_window", "rem", "reshape", "rev", "rsqrt", "scan", "select",
+    "select_n", "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "slice",
+    "slice_in_dim", "sort", "sqrt", "square", "squeeze", "stop_gradient", "sub", "switch",
+    "tan", "tanh", "top_k", "transpose", "while_loop",
 ]  # fmt: skip

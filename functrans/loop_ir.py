@@ -195,7 +195,19 @@ class Loop:
     is_pairwise: bool = False
 
 
-Stmt = Load | Let | IndexValue | Store | StoreReduce | Init | Update | ArgUpdate | CheckIndex | Loop
+@dataclass(frozen=True, slots=True)
+class While:
+    """`while True: test; if not flag: break; body`. Accumulators carry over."""
+
+    test: tuple[Stmt, ...]
+    flag: Operand
+    body: tuple[Stmt, ...]
+
+
+Stmt = (
+    Load | Let | IndexValue | Store | StoreReduce | Init | Update | ArgUpdate | CheckIndex | Loop
+    | While
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +294,8 @@ class NativeStep:
     position in `checks` of what went wrong, having written a number for the message to status[1].
     `provide()` gives its unit (see `runtime/codegen`), or the symbol under which LLVM knows it;
     `function` is the same in Python: `function(*inputs) -> list of outputs`. `work` is about how
-    many operations it does, of which threads take a part if it `is_shared`.
+    many operations it does, of which threads take a part if it `is_shared`. `programs` are run by
+    it: see `compiler/code/control_text`. What their checks find are the last of its `checks`.
     """
 
     text: str
@@ -294,6 +307,7 @@ class NativeStep:
     checks: tuple[int, ...] = ()  # indices into Program.checks
     work: int = 0
     is_shared: bool = True
+    programs: tuple[Program, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +402,9 @@ def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
     """Every statement of a kernel body, outer ones first."""
     for stmt in body:
         yield stmt
-        if isinstance(stmt, Loop):
+        if isinstance(stmt, While):
+            yield from walk(stmt.test)
+        if isinstance(stmt, Loop | While):
             yield from walk(stmt.body)
 
 

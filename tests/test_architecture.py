@@ -15,7 +15,7 @@ LAYERS = [
     ["ops"],
     ["interpreters"],
     ["compiler", "runtime"],
-    ["arguments", "static_arguments", "stages", "call_path", "jit", "custom_rules"],
+    ["arguments", "static_arguments", "stages", "call_path", "jit", "control_flow", "custom_rules"],
     ["api", "vectorize", "kernel_calls", "foreign", "export", "test_util"],
     [
         "numpy",

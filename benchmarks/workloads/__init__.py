@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from benchmarks.workloads import arrays, calls, derivatives, elementwise, networks, science
+from benchmarks.workloads import (
+    arrays,
+    calls,
+    derivatives,
+    elementwise,
+    loops,
+    networks,
+    science,
+)
 
 WORKLOADS = {
     **calls.WORKLOADS,
@@ -11,4 +19,5 @@ WORKLOADS = {
     **derivatives.WORKLOADS,
     **science.WORKLOADS,
     **arrays.WORKLOADS,
+    **loops.WORKLOADS,
 }

@@ -15,15 +15,15 @@ Each stage can be printed: see `functrans.jit.Lowered`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from functrans.checking import check_jaxpr
 from functrans.compiler.jaxprs.simplify import simplify
 from functrans.compiler.loops.assembly import assemble, bind_outputs, reachable
 from functrans.compiler.loops.fusion import fuse
+from functrans.compiler.lowering.control_flow_rules import RULES
 from functrans.compiler.lowering.lowering import to_nodes
-from functrans.compiler.lowering.spectral_rules import RULES
 from functrans.compiler.planning.in_place import in_place
 from functrans.compiler.planning.memory import plan_memory
 from functrans.compiler.planning.schedule import schedule
@@ -43,16 +43,21 @@ def lower_to_program(
     *,
     host_steps: str = "allow",
     fastmath: bool = False,
-    donated: Sequence[int] = (),
+    donated: Sequence[int] | Mapping[int, int] = (),
 ) -> Program:
     """The loop program of a jaxpr. `host_steps="error"` refuses what has no native form.
 
-    `donated` are positions of inputs that may be written over.
+    `donated` are positions of inputs that may be written over; a mapping says by which output.
     """
     simplified = simplify(closed)
     if switches.check_ir:
         check_jaxpr(simplified, "simplify")
-    lowered = to_nodes(simplified, RULES, host_steps)
+
+    def subprogram(inner: ClosedJaxpr, in_place: Mapping[int, int]) -> Program:
+        options = {"host_steps": host_steps, "fastmath": fastmath}
+        return lower_to_program(inner, "body", donated=in_place, **options)
+
+    lowered = to_nodes(simplified, RULES, host_steps, subprogram)
     owners, copies = bind_outputs(lowered)
     program = reachable(lowered, [*owners, *(node for _, node in copies)])
     groups = fuse(program)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from functrans import dtypes
-from functrans.core import Primitive, Zero, current, current_trace, get_aval
+from functrans.core import Primitive, Tracer, Zero, current, current_trace, get_aval
 from functrans.core import instantiate as dense
 from functrans.custom_rules.lanes import Lanes
 from functrans.custom_rules.linear_maps import LinearMap, linear_call_primitive, transposed
@@ -21,9 +21,13 @@ from functrans.errors import MissingRule, UnexpectedTracerError
 from functrans.interpreters.batching import BatchTrace, move_to
 from functrans.interpreters.jvp import jvp_flat
 from functrans.interpreters.linearize import LinearTrace
-from functrans.interpreters.staging import JaxprTrace, jaxpr_as_fun, trace_to_jaxpr
+from functrans.interpreters.staging import (
+    JaxprTrace,
+    hoist_consts,
+    jaxpr_as_fun,
+    trace_to_jaxpr,
+)
 from functrans.ir import ClosedJaxpr, ShapedArray
-from functrans.jit import _hoist_tracers
 
 Moving = tuple[bool, ...]
 
@@ -228,7 +232,7 @@ def _stage(trace: JaxprTrace, args: Sequence[Any], call: Call) -> list[Any]:
     """An equation with the function's program; traced values it closes over become operands."""
     weak = call.weak or (False,) * len(args)
     closed = trace_to_jaxpr(call.run, [get_aval(x) for x in args], weak=weak, what=call.name)
-    closed, hoisted = _hoist_tracers(closed)
+    closed, hoisted = hoist_consts(closed, lambda c: isinstance(c, Tracer))
     params = {"call": _staged(call, closed, len(hoisted)), "jaxpr": closed}
     return trace.process(custom_call, [*hoisted, *args], params)
 

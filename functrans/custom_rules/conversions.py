@@ -7,14 +7,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from functrans.arguments import concrete_scalar, flatten_outputs, function_name
-from functrans.core import Zero, current_trace, eval_trace, get_aval, is_weak
+from functrans.core import Tracer, Zero, current_trace, eval_trace, get_aval, is_weak
 from functrans.core import instantiate as dense
 from functrans.custom_rules.functions import CustomFunction, custom_vjp
 from functrans.custom_rules.linear_maps import LinearMap, linear_call_primitive
 from functrans.custom_rules.matching import cotangents_of, leaf_paths, pair, rule_name
-from functrans.interpreters.staging import eval_jaxpr, jaxpr_as_fun, trace_to_jaxpr
+from functrans.interpreters.staging import (
+    eval_jaxpr,
+    hoist_consts,
+    jaxpr_as_fun,
+    trace_to_jaxpr,
+)
 from functrans.ir import ClosedJaxpr, Jaxpr
-from functrans.jit import _hoist_tracers
 from functrans.pytree import tree_flatten, tree_leaves, tree_structure, tree_unflatten
 
 
@@ -30,7 +34,7 @@ def _staged(fun: Callable[..., Any], args: Any, what: str) -> tuple[ClosedJaxpr,
 
     avals = [get_aval(x) for x in leaves]
     closed = trace_to_jaxpr(flat, avals, weak=[is_weak(x) for x in leaves], what=what)
-    closed, hoisted = _hoist_tracers(closed)
+    closed, hoisted = hoist_consts(closed, lambda c: isinstance(c, Tracer))
     return closed, hoisted, trees[0]
 
 

@@ -133,26 +133,41 @@ def move_to(x: Any, dim: int | None, destination: int, size: int) -> Any:
 
 
 def batch_jaxpr(
-    closed: ClosedJaxpr, size: int, batched: tuple[bool, ...], axis_name: Any = None
+    closed: ClosedJaxpr,
+    size: int,
+    batched: tuple[bool, ...],
+    axis_name: Any = None,
+    wanted: tuple[bool, ...] = (),
 ) -> tuple[ClosedJaxpr, tuple[bool, ...]]:
-    """The program over a batch, axes in front; returns it with which outputs are batched."""
-    key = ("batch", size, batched, axis_name)
+    """The program over a batch, axes in front; returns it with which outputs are batched.
+
+    `wanted` outputs are: those that are not are repeated.
+    """
+    key = ("batch", size, batched, axis_name, wanted)
     if key not in closed.derived:
-        closed.derived[key] = _batch_jaxpr(closed, size, batched, axis_name)
+        closed.derived[key] = _batch_jaxpr(closed, size, batched, axis_name, wanted)
     return closed.derived[key]
 
 
 def _batch_jaxpr(
-    closed: ClosedJaxpr, size: int, batched: tuple[bool, ...], axis_name: Any
+    closed: ClosedJaxpr,
+    size: int,
+    batched: tuple[bool, ...],
+    axis_name: Any,
+    wanted: tuple[bool, ...],
 ) -> tuple[ClosedJaxpr, tuple[bool, ...]]:
     out_batched: list[bool] = []
 
     def run(*args: Any) -> list[Any]:
         dims = [0 if b else None for b in batched]
         outs, out_dims = batch_flat(jaxpr_as_fun(closed), args, dims, size, axis_name)
-        out_batched.extend(d is not None for d in out_dims)
+        found = [d is not None for d in out_dims]
+        if wanted:
+            found = [f or w for f, w in zip(found, wanted, strict=True)]
+        out_batched.extend(found)
         return [
-            y if d is None else move_to(y, d, 0, size) for y, d in zip(outs, out_dims, strict=True)
+            move_to(y, d, 0, size) if f else y
+            for y, d, f in zip(outs, out_dims, found, strict=True)
         ]
 
     avals = [

@@ -22,6 +22,7 @@ from functrans.core import (
     current,
     current_trace,
     get_aval,
+    instantiate,
 )
 from functrans.interpreters.staging import jaxpr_as_fun, trace_to_jaxpr, watching_leaks
 from functrans.ir import ClosedJaxpr, ShapedArray
@@ -130,20 +131,21 @@ def jvp_flat(
 
 
 def jvp_jaxpr(
-    closed: ClosedJaxpr, moving: tuple[bool, ...]
+    closed: ClosedJaxpr, moving: tuple[bool, ...], wanted: tuple[bool, ...] = ()
 ) -> tuple[ClosedJaxpr, tuple[bool, ...]]:
     """The program of values and tangents: inputs, moving tangents -> outputs, moving tangents.
 
-    Returns it with which outputs move; made once per program and set of moving inputs.
+    Returns it with which outputs move; made once per program and set of moving inputs. `wanted`
+    outputs count as moving: their tangent may be an array of zeros.
     """
-    key = ("jvp", moving)
+    key = ("jvp", moving, wanted)
     if key not in closed.derived:
-        closed.derived[key] = _jvp_jaxpr(closed, moving)
+        closed.derived[key] = _jvp_jaxpr(closed, moving, wanted)
     return closed.derived[key]
 
 
 def _jvp_jaxpr(
-    closed: ClosedJaxpr, moving: tuple[bool, ...]
+    closed: ClosedJaxpr, moving: tuple[bool, ...], wanted: tuple[bool, ...]
 ) -> tuple[ClosedJaxpr, tuple[bool, ...]]:
     avals = closed.in_avals
     out_moving: list[bool] = []
@@ -154,6 +156,9 @@ def _jvp_jaxpr(
             next(rest) if m else Zero(a.tangent_aval()) for a, m in zip(avals, moving, strict=True)
         ]
         outs, out_tangents = jvp_flat(jaxpr_as_fun(closed), primals, tangents)
+        if wanted:
+            pairs = zip(out_tangents, wanted, strict=True)
+            out_tangents = [instantiate(t) if w else t for t, w in pairs]
         out_moving.extend(type(t) is not Zero for t in out_tangents)
         return outs + [t for t in out_tangents if type(t) is not Zero]
 

@@ -220,21 +220,22 @@ def _tape_out(linear: LinearTrace, tangent: Any) -> Atom | Zero:
 
 
 def partial_eval_jaxpr(
-    closed: ClosedJaxpr, unknown: tuple[bool, ...]
+    closed: ClosedJaxpr, unknown: tuple[bool, ...], wanted: tuple[bool, ...] = ()
 ) -> tuple[ClosedJaxpr, ClosedJaxpr, tuple[bool, ...]]:
     """Split a program by what depends on its unknown inputs.
 
     Returns (known, linear, out_unknown): `known` maps the known inputs to the known outputs
     followed by the residuals; `linear` maps residuals and unknown inputs to the unknown outputs.
+    `wanted` outputs count as unknown, also where they are known.
     """
-    key = ("partial_eval", unknown)
+    key = ("partial_eval", unknown, wanted)
     if key not in closed.derived:
-        closed.derived[key] = _partial_eval_jaxpr(closed, unknown)
+        closed.derived[key] = _partial_eval_jaxpr(closed, unknown, wanted)
     return closed.derived[key]
 
 
 def _partial_eval_jaxpr(
-    closed: ClosedJaxpr, unknown: tuple[bool, ...]
+    closed: ClosedJaxpr, unknown: tuple[bool, ...], wanted: tuple[bool, ...]
 ) -> tuple[ClosedJaxpr, ClosedJaxpr, tuple[bool, ...]]:
     avals = closed.in_avals
     parts: list[Any] = []
@@ -246,9 +247,13 @@ def _partial_eval_jaxpr(
         invars = [x.var for x, u in zip(args, unknown, strict=True) if u]
         with watching_leaks(linear), current(linear):
             outs = jaxpr_as_fun(closed)(*args)
-            out_unknown = tuple(linear.is_unknown(y) for y in outs)
-            tape = Tape(invars, linear.eqns, [y.var for y in outs if linear.is_unknown(y)])
-            known_outs = [y for y in outs if not linear.is_unknown(y)]
+            forced = wanted or (False,) * len(outs)
+            pairs = zip(outs, forced, strict=True)
+            out_unknown = tuple(linear.is_unknown(y) or f for y, f in pairs)
+            flags = list(zip(outs, out_unknown, strict=True))
+            tape = Tape(invars, linear.eqns, [linear.atom(y) for y, u in flags if u])
+            known_outs = [y for y, u in flags if not u]
+            del flags
             del args, outs
         program = tape.to_jaxpr()
         parts.extend([program.jaxpr, out_unknown])

@@ -157,6 +157,21 @@ def trace_to_jaxpr(
     return closed
 
 
+def hoist_consts(
+    closed: ClosedJaxpr, is_hoisted: Callable[[Any], bool]
+) -> tuple[ClosedJaxpr, list[Any]]:
+    """Turn some constants into arguments, which come first; returns them as well."""
+    pairs = list(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    hoisted = [(v, c) for v, c in pairs if is_hoisted(c)]
+    if not hoisted:
+        return closed, []
+    kept = [(v, c) for v, c in pairs if not is_hoisted(c)]
+    jaxpr = closed.jaxpr.replace(
+        constvars=[v for v, _ in kept], invars=[*(v for v, _ in hoisted), *closed.jaxpr.invars]
+    )
+    return ClosedJaxpr(jaxpr, [c for _, c in kept]), [c for _, c in hoisted]
+
+
 @contextmanager
 def watching_leaks(*traces: Trace) -> Iterator[None]:
     """End the life of `traces` with the block; under `checking_leaks`, look for leaked tracers."""

@@ -193,6 +193,12 @@ class Comparison(Ufunc):
         except OverflowError:
             return self._with_a_number_out_of_range(*args), False
 
+    def resolve(self, keys: Any, **options: Any) -> tuple[np.dtype, ...]:
+        """Ask NumPy; of two Python ints, which it would compare as such, int64 stands for both."""
+        if all(k is int for k in keys):
+            keys = (np.dtype(np.int64),) * len(keys)
+        return super().resolve(keys, **options)
+
     def _with_a_number_out_of_range(self, a: Any, b: Any) -> Any:
         # One operand lies beyond every value of the other's dtype: compare with any of them.
         if type(a) is int:

@@ -78,10 +78,14 @@ def _limit() -> Callable[[int], int]:
 
 
 def _let_go() -> None:
-    """In a forked child there are none of those that held."""
-    is_held, owed = _holds[_HOLDERS] > 0, _holds[_OWED]
-    _holds[_LOCK] = _holds[_HOLDERS] = 0
-    if is_held and (found := _thread_functions()) is not None:
+    """In a forked child there are none of those that held.
+
+    Where one was about to set a number, OpenBLAS may have been copied with its own lock taken, and
+    would wait for ever to be given threads: so it stays held.
+    """
+    was_changing, holders, owed = _holds[_LOCK], _holds[_HOLDERS], _holds[_OWED]
+    _holds[_LOCK], _holds[_HOLDERS] = 0, was_changing
+    if holders and not was_changing and (found := _thread_functions()) is not None:
         found[1](ctypes.c_int(owed))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -246,16 +247,24 @@ class Record:
     codes: Sequence[int]
 
 
-def table(records: Sequence[Record]) -> np.ndarray:
-    """The words that `RUN` reads."""
+class Table(np.ndarray):
+    """The words that `RUN` reads. `keep` holds what they point to."""
+
+    keep: Any
+
+
+def table(records: Sequence[Record], keep: Any = None) -> Table:
+    """The table of some steps."""
     words = [len(records), max((len(r.buffers) for r in records), default=0)]
     for r in records:
         to_numbers = 5 + len(r.buffers)
         to_codes = to_numbers + len(r.numbers)
         size = to_codes + len(r.codes)
         words += [r.function, size, len(r.buffers), to_numbers, to_codes, *r.buffers]
-        words += [*map(_word, r.numbers), *r.codes]
-    return np.array(words, np.int64)
+        words += [*map(word, r.numbers), *r.codes]
+    result = np.array(words, np.int64).view(Table)
+    result.keep = keep
+    return result
 
 
 def numbers_of_together(records: Sequence[Record]) -> tuple[np.generic | int, ...]:
@@ -286,7 +295,7 @@ def numbers_of_tiled(
     return (tiles, count, max(len(r.buffers) for r in records), *words, *rest)
 
 
-def _word(number: np.generic | int) -> int:
+def word(number: np.generic | int) -> int:
     """The 8 bytes in which a number is passed, as an integer."""
     if isinstance(number, int):
         return number

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
+import functrans as ft
 import functrans.numpy as fnp
 from functrans.numpy.ufuncs import UFUNCS, UNSUPPORTED
 from tests.numpy.checked_trace import like_numpy, traced
@@ -152,3 +153,7 @@ def test_small_powers_equal_numpy():
             like_numpy(lambda x, n=n: x**n, x, rtol=1e-6 if x.dtype.itemsize < 9 else 1e-12)
     like_numpy(lambda x: 2**x, sample("int32"))
     like_numpy(lambda x: 2.0**x, sample("float32"), rtol=1e-6)
+
+
+def test_traced_python_ints_compare_with_python_ints():
+    assert ft.jit(lambda x: (x < 4, x >= 4, x == 3))(3) == (True, False, True)

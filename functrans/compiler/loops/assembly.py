@@ -140,7 +140,7 @@ class Assembly:
         self.checks.extend(node.failures)
         return NativeStep(
             node.text, node.provide, function, inputs, outputs, node.numbers, codes, node.work,
-            node.is_shared,
+            node.is_shared, node.programs,
         )  # fmt: skip
 
     def _in_shapes_of_buffers(self, node: nodes.Host, inputs: Names, outputs: Names) -> Any:

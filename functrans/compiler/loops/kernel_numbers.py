@@ -32,6 +32,7 @@ from functrans.loop_ir import (
     Store,
     StoreReduce,
     Update,
+    While,
 )
 
 SMALL = 64  # what innermost loops, strides and bounds may be to stay in the code
@@ -93,6 +94,9 @@ class _Numbers:
             is_innermost = not any(isinstance(x, Loop) for x in s.body)
             extent = self.extent(s.extent, SMALL if is_innermost else SMALL_OUTER)
             return replace(s, extent=extent, body=tuple(self.stmt(x) for x in s.body))
+        if isinstance(s, While):
+            test, body = (tuple(self.stmt(x) for x in block) for block in (s.test, s.body))
+            return replace(s, test=test, body=body)
         if isinstance(s, Let):
             return replace(s, args=tuple(self.operand(x) for x in s.args))
         if isinstance(s, Load):

@@ -41,7 +41,7 @@ def _is_shareable(loop: Loop) -> bool:
     Sums in memory grow with loop variables alone, so that the last place is known.
     """
     has_sums = not is_innermost(loop) and bool(updated(loop))
-    is_large = work((loop,)) > ENOUGH // 4 or (has_sums and loop.extent > SPAN_OF_ROWS)
+    is_large = work((loop,)) > ENOUGH // 8 or (has_sums and loop.extent > SPAN_OF_ROWS)
     if not is_large or loop.kind not in ("map", "reduce", "sums"):
         return False
     if any(isinstance(s, ArgUpdate) for s in walk(loop.body)):

@@ -20,7 +20,7 @@ from functrans.compiler.lowering.affine import ZERO, Index, IndexMap, Shape
 from functrans.compiler.lowering.nodes import Node
 from functrans.compiler.words.scalar_math import is_native
 from functrans.ir import ClosedJaxpr, JaxprEqn, Literal, Var
-from functrans.loop_ir import Failure
+from functrans.loop_ir import Failure, Program
 from functrans.runtime.codegen import Unit
 from functrans.source_info import Source
 
@@ -39,10 +39,15 @@ class HostStepError(TypeError):
 
 
 class NodeBuilder:
-    """Makes nodes; `nodes` has them in the order of the program, operands first."""
+    """Makes nodes; `nodes` has them in the order of the program, operands first.
 
-    def __init__(self) -> None:
+    `subprogram(closed, in_place)` lowers a program that an equation has as a parameter; `in_place`
+    maps positions of inputs to those of the outputs that may take their memory.
+    """
+
+    def __init__(self, subprogram: Callable[..., Program] | None = None) -> None:
         self.nodes: list[Node] = []
+        self.subprogram = subprogram
         self.source: Source | None = None
         self.single_use: set[Node] = set()  # results of equations that one other equation reads
 
@@ -155,6 +160,7 @@ class NodeBuilder:
         failures: Sequence[tuple[Callable[[str], BaseException], str]] = (),
         work: int = 0,
         is_shared: bool = True,
+        programs: Sequence[Program] = (),
     ) -> list[Node]:
         """A call of a native routine on whole C-contiguous arrays; see `loop_ir.NativeStep`.
 
@@ -162,11 +168,14 @@ class NodeBuilder:
         """
         source = str(self.source) if self.source is not None else ""
         name = text.split()[0]
-        errors = tuple(Failure(kind, message, name, source) for kind, message in failures)
+        errors = (
+            *(Failure(kind, message, name, source) for kind, message in failures),
+            *(check for program in programs for check in program.checks),
+        )
         call = nodes.Native(
             (), _BOOL, text, function, self.whole(operands), provide=routine,
             numbers=tuple(map(int, numbers)), failures=errors, work=work,
-            is_shared=is_shared,
+            is_shared=is_shared, programs=tuple(programs),
         )  # fmt: skip
         return self.results_of(call, results)
 
@@ -205,18 +214,21 @@ class NodeBuilder:
 class Lowered:
     """A program as nodes: arguments, constants with their arrays, and results."""
 
-    def __init__(self) -> None:
-        self.builder = NodeBuilder()
+    def __init__(self, subprogram: Callable[..., Program] | None = None) -> None:
+        self.builder = NodeBuilder(subprogram)
         self.inputs: list[nodes.Leaf] = []
         self.consts: list[tuple[nodes.Leaf, np.ndarray]] = []
         self.outputs: list[Node] = []
 
 
 def to_nodes(
-    closed: ClosedJaxpr, rules: dict[str, Callable[..., Any]], host_steps: str = "allow"
+    closed: ClosedJaxpr,
+    rules: dict[str, Callable[..., Any]],
+    host_steps: str = "allow",
+    subprogram: Callable[..., Program] | None = None,
 ) -> Lowered:
-    """Lower every equation of a program."""
-    lowered = Lowered()
+    """Lower every equation of a program; programs inside by `subprogram`."""
+    lowered = Lowered(subprogram)
     env: dict[Var, Node] = {}
     b = lowered.builder
     for i, var in enumerate(closed.jaxpr.invars):
@@ -338,6 +350,7 @@ def _refused(eqn: JaxprEqn, reason: NotNative) -> HostStepError:
 
 def _host_step(b: NodeBuilder, eqn: JaxprEqn, operands: list[Node]) -> list[Node]:
     primitive, params = eqn.primitive, eqn.params
+    run = getattr(primitive, "host_impl", primitive.impl)
     shown = " ".join(f"{k}={v}" for k, v in params.items() if not isinstance(v, ClosedJaxpr))
     avals = [x.aval for x in eqn.invars]
     out_avals = [v.aval for v in eqn.outvars]
@@ -347,7 +360,7 @@ def _host_step(b: NodeBuilder, eqn: JaxprEqn, operands: list[Node]) -> list[Node
             x.reshape(a.shape) if a.shape else x.reshape(())[()]
             for x, a in zip(arrays, avals, strict=True)
         ]
-        results = primitive.impl(*args, **params)
+        results = run(*args, **params)
         if not primitive.multiple_results:
             results = [results]
         return [np.asarray(r, a.dtype) for r, a in zip(results, out_avals, strict=True)]

@@ -161,15 +161,19 @@ class DynamicSlice(Node):
 
 @dataclass(eq=False, slots=True)
 class Pad(Node):
-    """`base` where an index falls on an element of it, `value` elsewhere."""
+    """`base` where an index falls on an element of it, `value` elsewhere.
+
+    A base that is cheap to compute from `sources`, which are in memory, is computed here.
+    """
 
     base: Node
     value: Node
     config: tuple[tuple[int, int, int], ...]
+    sources: tuple[Node, ...] = ()
 
     @property
     def wholes(self) -> Sequence[Node]:
-        return (self.base,)
+        return self.sources or (self.base,)
 
     def reads(self, index: Index) -> list[tuple[Node, Index]]:
         return [(self.value, ())]
@@ -308,9 +312,10 @@ class Native(Host):
 
     provide: Any = None
     numbers: tuple[int, ...] = ()
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[Failure | Check, ...] = ()
     work: int = 0
     is_shared: bool = True
+    programs: tuple[Any, ...] = ()
 
 
 @dataclass(eq=False, slots=True)

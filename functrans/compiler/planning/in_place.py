@@ -41,8 +41,11 @@ from functrans.loop_ir import (
 Path = tuple[tuple[int, Loop | None], ...]  # places in bodies, from outside: position, the loop
 
 
-def in_place(program: Program, donated: Sequence[int] = ()) -> Program:
-    """The program with results in the place of operands; `donated` are positions of inputs."""
+def in_place(program: Program, donated: Sequence[int] | Mapping[int, int] = ()) -> Program:
+    """The program with results in the place of operands; `donated` are positions of inputs.
+
+    A mapping says which output may be in the place of each.
+    """
     planner = _Planner(program, donated)
     for i in range(len(program.steps)):
         planner.visit(i)
@@ -55,13 +58,15 @@ class _Planner:
     `lives` are the first and last steps that name a buffer, `users` all of them.
     """
 
-    def __init__(self, program: Program, donated: Sequence[int]):
+    def __init__(self, program: Program, donated: Sequence[int] | Mapping[int, int]):
         self.given = program
         self.steps: list[Step] = list(program.steps)
         self.names: dict[str, str] = {}  # buffers that are gone, and what they became
         self.donations: list[tuple[int, int]] = []
         self.outputs = {b.name: i for i, b in enumerate(program.outputs)}
         self.donated = {program.inputs[i].name: i for i in donated}
+        chosen = donated.items() if isinstance(donated, Mapping) else ()
+        self.chosen = {program.inputs[i].name: program.outputs[o].name for i, o in chosen}
         self.buffers = {b.name: b for b in (*program.inputs, *program.outputs, *program.temps)}
         self.temps = {b.name for b in program.temps}
         # Calls on whole arrays see shapes, not only memory.
@@ -112,6 +117,8 @@ class _Planner:
         x, y = self.buffers[a], self.buffers[b]
         if b in self.donated and (a in self.temps or x.shape != y.shape or not x.shape):
             return False  # the array itself is returned: it must be just the result
+        if self.chosen.get(b, a) != a:
+            return False
         if x.shape != y.shape and not self.shaped.isdisjoint((a, b)):
             return False
         return (x.dtype, x.size) == (y.dtype, y.size)
