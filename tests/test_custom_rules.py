@@ -315,6 +315,49 @@ def test_outputs_that_depend_on_no_example_are_not_repeated():
     np.testing.assert_allclose(ft.grad(lambda w: by(w, X).sum())(X), np.full(3, 2 * X.sum()))
 
 
+LOOPS = {
+    "scan": lambda f: lambda x: ft.lax.scan(lambda c, w: (f(c, w), c), x, X)[0],
+    "scan over moving": lambda f: (
+        lambda x: np.sum(ft.lax.scan(lambda c, w: (f(c, w * x), c), 2 * x, X * x)[1])
+    ),
+    "fori_loop": lambda f: lambda x: ft.lax.fori_loop(0, 5, lambda i, c: f(c, 0.9), x),
+    "while_loop": lambda f: (
+        lambda x: ft.lax.while_loop(lambda c: c[0] < 4, lambda c: (c[0] + 1, f(c[1], 0.8)), (0, x))[
+            1
+        ]
+    ),
+    "cond": lambda f: lambda x: ft.lax.cond(x > 0, lambda x: f(x, x), lambda x: x, x),
+    "map under vmap": lambda f: (
+        lambda x: np.sum(ft.vmap(lambda s: ft.lax.map(lambda w: f(x * s, w), X))(X))
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["jvp", "vjp"])
+@pytest.mark.parametrize("name", LOOPS)
+def test_loops_and_branches_use_the_rules(name, kind):
+    body = lambda x, w: np.sin(x) * w  # noqa: E731
+    f = ft.custom_jvp(body)
+    if kind == "jvp":
+        f.defjvp(lambda p, t: (f(*p), np.cos(p[0]) * p[1] * t[0] + np.sin(p[0]) * t[1]))
+    else:
+        f.defvjp(
+            lambda x, w: (body(x, w), (x, w)),
+            # Forward mode cannot transpose this, so the rule must run as it stands.
+            lambda r, ct: (np.where(ct < 1e9, ct, 0) * np.cos(r[0]) * r[1], ct * np.sin(r[0])),
+        )
+    program, expected = LOOPS[name](f), LOOPS[name](body)
+    for derivative in (
+        ft.grad,
+        lambda p: ft.jit(ft.grad(p), host_steps="error"),
+        lambda p: ft.grad(ft.jit(p)),
+        lambda p: ft.grad(ft.grad(p)),
+        ft.hessian,
+        lambda p: ft.grad(lambda x: np.sum(ft.vmap(p)(np.stack([x, 2 * x])))),
+    ):
+        np.testing.assert_allclose(derivative(program)(0.7), derivative(expected)(0.7))
+
+
 # ---------------------------------------------------------------------------- arguments
 
 

@@ -12,13 +12,12 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-import numpy as np
-
-from functrans.arguments import concrete_scalar, function_name
+from functrans import control_flow
+from functrans.arguments import function_name
 from functrans.core import Zero, current_trace, eval_trace, get_aval
 from functrans.core import instantiate as dense
 from functrans.custom_rules.invocation import CustomVJPPrimal, Invocation, Rules
-from functrans.pytree import tree_leaves, tree_map
+from functrans.pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -282,22 +281,20 @@ def custom_vmap(fun: Callable[P, R]) -> CustomFunction[P, R]:
 
 
 def sequential_vmap(fun: Callable[P, R]) -> CustomFunction[P, R]:
-    """A function that `vmap` calls once for each example, one after the other.
-
-    Under `jit` the program has all of these calls, so it is for small batches.
-    """
+    """A function that `vmap` applies to one example after the other, by a `lax.map`."""
     mapped = custom_vmap(fun)
 
     def one_by_one(size: int, in_batched: Any, *args: Any) -> Any:
-        flags = tuple(in_batched)
-        outs = [
-            fun(*tree_map(lambda x, b, i=i: x[i] if b else x, args, flags))  # type: ignore[call-arg]
-            for i in range(size)
-        ]
-        if not outs:
-            raise ValueError(f"sequential_vmap of {function_name(fun)} needs at least one example.")
-        out = tree_map(lambda *ys: np.stack([concrete_scalar(y) for y in ys]), *outs)
-        return out, tree_map(lambda y: True, out)
+        leaves, tree = tree_flatten(args)
+        batched = tree_leaves(tuple(in_batched))
+
+        def one(rows: list[Any]) -> Any:
+            rest = iter(rows)
+            values = [next(rest) if b else x for x, b in zip(leaves, batched, strict=True)]
+            return fun(*tree_unflatten(tree, values))  # type: ignore[call-arg]
+
+        out = control_flow.map(one, [x for x, b in zip(leaves, batched, strict=True) if b])
+        return out, tree_map(lambda _: True, out)
 
     mapped.def_vmap(one_by_one)
     return mapped
