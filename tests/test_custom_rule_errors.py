@@ -117,6 +117,9 @@ def test_defjvps_wants_a_rule_for_each_argument():
     f.defjvps(lambda t, out, x, n: (t * n, None))
     pattern = r"defjvps of scaled was given 1 rules for 2 arguments"
     fails(TypeError, pattern, lambda: ft.jvp(lambda x: f(x, 2), (X,), (X,)))
+    f.defjvps(lambda t, out, x, n: (t[1:], None), None)
+    pattern = r"the defjvps rule <lambda> of scaled \(.*f64\[2\] as the tangent of output\[0\]"
+    fails(TypeError, pattern, lambda: ft.jvp(lambda x: f(x, 2), (X,), (X,)))
     g = ft.custom_jvp(scaled, nondiff_argnums=1)
     fails(TypeError, r"no place for nondiff_argnums", lambda: g.defjvps(None))
 

@@ -51,8 +51,9 @@ class Call:
     needs_rule: bool = True
 
     def __repr__(self) -> str:
-        rules = [rule for rule in ("jvp", "vjp", "batch") if getattr(self, rule) is not None]
-        return f"{self.name}:{'+'.join(rules) or 'no rules'}"
+        rules = {"jvp": self.jvp, "vjp": self.vjp, "vmap": self.batch}
+        kinds = "+".join(kind for kind, rule in rules.items() if rule is not None)
+        return f"{self.name}:{kinds or 'no rules'}"
 
 
 class CustomCall(Primitive):

@@ -12,11 +12,12 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from functrans import control_flow
-from functrans.arguments import function_name
-from functrans.core import Zero, current_trace, eval_trace, get_aval
+from functrans import control_flow, ops
+from functrans.arguments import flatten_outputs, function_name
+from functrans.core import Zero, current_trace, eval_trace, get_aval, is_weak
 from functrans.core import instantiate as dense
 from functrans.custom_rules.invocation import CustomVJPPrimal, Invocation, Rules
+from functrans.custom_rules.matching import rule_name, tangents_of
 from functrans.pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 P = ParamSpec("P")
@@ -67,7 +68,7 @@ class CustomFunction(Generic[P, R]):
         full = self.positional(args, kwargs)
         fixed = {n % len(full) for n in self.nondiff_argnums if -len(full) <= n < len(full)}
         call = Invocation(self._name, self.fun, self._rules, full, fixed)
-        return call.bind(needs_rule=self.kind != "custom_vmap")
+        return call.bind(full, needs_rule=self.kind != "custom_vmap")
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -170,17 +171,22 @@ def _sum_of_terms(
             "for each, None where the derivative is zero."
         )
     out = fun(*primals)
-    total = None
+    outs, tree = flatten_outputs(out, fun._name)
+    weak = [is_weak(y) for y in outs]
+    total: list[Any] = [Zero(get_aval(y).tangent_aval()) for y in outs]
     for jvp, tangent in zip(jvps, tangents, strict=True):
         if jvp is None or all(type(t) is Zero for t in tree_leaves(tangent)):
             continue
         term = jvp(tree_map(dense, tangent), out, *primals)
-        total = term if total is None else tree_map(_add, total, term)
-    return out, total
+        what = rule_name("defjvps", jvp, fun._name)
+        total = list(map(_add, total, tangents_of(term, outs, tree, what, weak)))
+    return out, tree_unflatten(tree, total)
 
 
 def _add(x: Any, y: Any) -> Any:
-    return x if get_aval(x).dtype.kind == "V" else x + y
+    if type(x) is Zero or type(y) is Zero:
+        return y if type(x) is Zero else x
+    return ops.add(x, y)
 
 
 # ---------------------------------------------------------------------------- declaring

@@ -67,16 +67,16 @@ class Invocation:
         self.leaf_count = len(leaves)
         self.weak = [is_weak(x) for x in leaves]
         static, self.fixed_tree = tree_flatten(tuple(args[i] for i in self.fixed_at))
-        traced = [x for x in static if isinstance(x, Tracer)]
         self.static = [_HOLE if isinstance(x, Tracer) else x for x in static]
         self.avals = [get_aval(x) for x in leaves]
         self.outputs: tuple[Any, list[ShapedArray], list[bool]] | None = None
-        self._operands = [*map(concrete_scalar, leaves), *traced]
 
-    def bind(self, *, needs_rule: bool) -> Any:
-        """Make the call, in the current trace."""
+    def bind(self, args: Any, *, needs_rule: bool) -> Any:
+        """Make the call, in the current trace, with the arguments that this was made for."""
         rules = self.rules
-        operands, self._operands = self._operands, []
+        leaves = tree_leaves(tuple(args[i] for i in self.moving_at))
+        fixed = tree_leaves(tuple(args[i] for i in self.fixed_at))
+        operands = [*map(concrete_scalar, leaves), *[x for x in fixed if isinstance(x, Tracer)]]
         call = Call(
             self.name,
             self.run,
