@@ -15,8 +15,11 @@ array([0., 0., 0.])
 """
 
 from functrans import (
+    ad_checkpoint,
+    checkpoint_policies,
     custom_batching,
     custom_derivatives,
+    debug,
     export,
     lax,
     nn,
@@ -39,12 +42,15 @@ from functrans.api import (
     vjp,
 )
 from functrans.arguments import ShapeDtypeStruct
+from functrans.callbacks import io_callback, pure_callback
 from functrans.checking import check_jaxpr
+from functrans.checkpoint import checkpoint, remat
 from functrans.config import checking_ir, checking_leaks, disable_jit
 from functrans.core import Primitive
 from functrans.custom_rules import closure_convert, custom_gradient, custom_jvp, custom_vjp
 from functrans.dtypes import float0
 from functrans.foreign import native_call, numba_call, numba_kernel
+from functrans.interpreters.nan_checks import debug_nans
 from functrans.interpreters.staging import eval_jaxpr
 from functrans.ir import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from functrans.jit import jit
@@ -62,16 +68,21 @@ __all__ = [
     "Primitive",
     "ShapeDtypeStruct",
     "Var",
+    "ad_checkpoint",
     "cache",
     "check_jaxpr",
     "checking_ir",
     "checking_leaks",
+    "checkpoint",
+    "checkpoint_policies",
     "closure_convert",
     "custom_batching",
     "custom_derivatives",
     "custom_gradient",
     "custom_jvp",
     "custom_vjp",
+    "debug",
+    "debug_nans",
     "disable_jit",
     "eval_jaxpr",
     "eval_shape",
@@ -79,6 +90,7 @@ __all__ = [
     "float0",
     "grad",
     "hessian",
+    "io_callback",
     "jacfwd",
     "jacobian",
     "jacrev",
@@ -94,7 +106,9 @@ __all__ = [
     "numba_kernel",
     "numpy",
     "printing",
+    "pure_callback",
     "random",
+    "remat",
     "scipy",
     "test_util",
     "threads",

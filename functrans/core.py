@@ -52,9 +52,13 @@ class Primitive:
     - `partial_eval(trace, args, params)`: higher-order primitives only;
     - `callee(*avals, **params) -> ClosedJaxpr`: of a call, the program that compiled code has in
       its place.
+
+    `has_effects` marks operations that are there for what they do, not for their results: every
+    pass keeps each of them, and their order.
     """
 
     multiple_results = False
+    has_effects = False
     lower: Any = None
     partial_eval: Any = None
     callee: Any = None

@@ -33,7 +33,7 @@ def test_readme_python_blocks_run_in_order(capsys):
         "loss": lambda params, x, y: np.mean((x @ params["w"] + params["b"] - y) ** 2),
     }
     blocks = re.findall(r"^```python\n(.*?)^```$", README, re.S | re.M)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(block, names)
     assert names["value"] < 0.01

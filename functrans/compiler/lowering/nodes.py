@@ -99,9 +99,13 @@ class View(Node):
 
 @dataclass(eq=False, slots=True)
 class Alias(Node):
-    """The elements of `base`, which is stored, in the same order under another shape."""
+    """The elements of `base`, which is stored, in the same order under another shape.
+
+    What reads it runs no earlier than the kernels that compute the nodes in `after`.
+    """
 
     base: Node
+    after: tuple[Node, ...] = ()
 
     @property
     def wholes(self) -> Sequence[Node]:
@@ -294,12 +298,13 @@ class Dot(Node):
 
 @dataclass(eq=False, slots=True)
 class Host(Node):
-    """A call of `function` on whole arrays."""
+    """A call of `function` on whole arrays. One that `has_effects` runs, and in order."""
 
     text: str
     function: Any
     operands: tuple[Node, ...]
     results: list[HostResult] = field(default_factory=list)
+    has_effects: bool = field(default=False, kw_only=True)
 
     @property
     def wholes(self) -> Sequence[Node]:

@@ -124,12 +124,13 @@ def reshape(b: NodeBuilder, x: Node, *, shape: Shape, **_: Any) -> Node:
     base = nodes.base_of(x)
     if isinstance(base, nodes.Number):
         return b.view(base, shape, lambda index: ())
+    after = x.after if type(x) is nodes.Alias else ()
     if type(x) is nodes.Alias:
         x = x.base
     elif base is not x or isinstance(x, nodes.Iota):
         x = b.copy(x)
     b.stored(x)
-    return b.add(nodes.Alias(shape, x.dtype, x))
+    return b.add(nodes.Alias(shape, x.dtype, x, after))
 
 
 @rule("iota")
@@ -144,6 +145,11 @@ def pad(b: NodeBuilder, x: Node, value: Node, *, config: Any) -> Node:
         low + high + n + max(n - 1, 0) * interior
         for n, (low, high, interior) in zip(x.shape, config, strict=True)
     )
+    if all(low <= 0 and high <= 0 and not interior for low, high, interior in config):
+        lows = [low for low, _, _ in config]
+        return b.view(
+            x, shape, lambda i: tuple(scaled(a, 1, -low) for a, low in zip(i, lows, strict=True))
+        )
     sources = _cheap_sources(x)
     if not sources:
         return b.add(nodes.Pad(shape, x.dtype, b.stored(x), value, tuple(config)))
