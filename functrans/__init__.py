@@ -17,6 +17,8 @@ array([0., 0., 0.])
 from functrans import (
     ad_checkpoint,
     checkpoint_policies,
+    custom_batching,
+    custom_derivatives,
     debug,
     export,
     lax,
@@ -45,6 +47,7 @@ from functrans.checking import check_jaxpr
 from functrans.checkpoint import checkpoint, remat
 from functrans.config import checking_ir, checking_leaks, disable_jit
 from functrans.core import Primitive
+from functrans.custom_rules import closure_convert, custom_gradient, custom_jvp, custom_vjp
 from functrans.dtypes import float0
 from functrans.foreign import native_call, numba_call, numba_kernel
 from functrans.interpreters.nan_checks import debug_nans
@@ -72,6 +75,12 @@ __all__ = [
     "checking_leaks",
     "checkpoint",
     "checkpoint_policies",
+    "closure_convert",
+    "custom_batching",
+    "custom_derivatives",
+    "custom_gradient",
+    "custom_jvp",
+    "custom_vjp",
     "debug",
     "debug_nans",
     "disable_jit",

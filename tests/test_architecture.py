@@ -24,6 +24,7 @@ LAYERS = [
         "checkpoint",
         "checkpoint_policies",
         "control_flow",
+        "custom_rules",
     ],
     [
         "ad_checkpoint",
@@ -36,7 +37,19 @@ LAYERS = [
         "export",
         "test_util",
     ],
-    ["numpy", "lax", "lax_linalg", "windows", "nn", "random", "scipy", "tree", "tree_util"],
+    [
+        "numpy",
+        "lax",
+        "lax_linalg",
+        "windows",
+        "nn",
+        "random",
+        "scipy",
+        "tree",
+        "tree_util",
+        "custom_batching",
+        "custom_derivatives",
+    ],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 LATE = {"numba", "llvmlite", "scipy"}

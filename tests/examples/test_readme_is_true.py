@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import functrans as ft
+
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
@@ -36,3 +38,9 @@ def test_readme_python_blocks_run_in_order(capsys):
         exec(block, names)
     assert names["value"] < 0.01
     assert "{ lambda ;" in capsys.readouterr().out
+
+
+def test_python_blocks_of_the_docs_run():
+    for path in sorted((Path(__file__).parents[2] / "docs").glob("*.md")):
+        for block in re.findall(r"^```python\n(.*?)^```$", path.read_text("utf-8"), re.S | re.M):
+            exec(block, {"np": np, "ft": ft})

@@ -39,11 +39,11 @@ class _Call:
 
 
 def inline_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """Replace calls of jitted functions and checkpoints by their equations and constants.
+    """Replace calls by the equations of the programs called; their constants become ours.
 
     An array that several programs hold is one constant of the result.
     """
-    if not any(is_call(eqn) for eqn in closed.jaxpr.eqns):
+    if not any(_is_call(eqn) for eqn in closed.jaxpr.eqns):
         return closed
     constants: dict[int, tuple[Var, Any]] = {}
     eqns: list[JaxprEqn] = []
@@ -58,8 +58,8 @@ def inline_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
             if call.eqn is not None:
                 results = [call.atom(a) for a in call.outvars]
                 stack[-1].env.update(zip(call.eqn.outvars, results, strict=True))
-        elif is_call(eqn):
-            callee = eqn.params["jaxpr"]
+        elif _is_call(eqn):
+            callee = _callee(eqn)
             operands = _held_back(eqn, [call.atom(a) for a in eqn.invars], eqns)
             inner = _Call(callee, dict(zip(callee.jaxpr.invars, operands, strict=True)), eqn)
             _bind_constants(inner, callee, constants)
@@ -70,6 +70,16 @@ def inline_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
     constvars = [var for var, _ in constants.values()]
     jaxpr = Jaxpr(constvars, closed.jaxpr.invars, outvars, eqns)
     return ClosedJaxpr(jaxpr, [value for _, value in constants.values()])
+
+
+def _is_call(eqn: JaxprEqn) -> bool:
+    return is_call(eqn) or eqn.primitive.callee is not None
+
+
+def _callee(eqn: JaxprEqn) -> ClosedJaxpr:
+    if is_call(eqn):
+        return eqn.params["jaxpr"]
+    return eqn.primitive.callee(*[a.aval for a in eqn.invars], **eqn.params)
 
 
 def _held_back(eqn: JaxprEqn, operands: list[Atom], eqns: list[JaxprEqn]) -> list[Atom]:
