@@ -89,3 +89,19 @@ def test_vjp_of_a_jitted_function_keeps_a_closed_over_number():
     backward = ft.vjp(ft.jit(lambda x: fnp.sum(x * w)), V)[1]
     w *= 2
     same(backward(1.0), (np.full(3, 2.0),))
+
+
+def test_a_python_number_in_one_branch_takes_the_dtype_of_the_other():
+    f = lambda p, x: lax.cond(p, lambda: x, lambda: 2)  # noqa: E731
+    for run in (f, ft.jit(f)):
+        same(run(False, np.float32(1.5)), np.float32(2))
+        same(run(True, np.int8(3)), np.int8(3))
+    same(lax.cond(True, lambda: 0.5, lambda: np.int64(2)), np.float64(0.5))
+    with pytest.raises(OverflowError, match="300"):
+        lax.cond(True, lambda: np.int8(1), lambda: 300)
+
+
+def test_switch_clamps_an_index_beyond_int64():
+    f = lambda i: lax.switch(i, [lambda: 10, lambda: 11])  # noqa: E731
+    for i in (np.uint64(2**63 + 5), np.uint64(2**64 - 1)):
+        same((f(i), ft.jit(f)(i)), (np.int64(11), np.int64(11)))
