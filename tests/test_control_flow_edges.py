@@ -105,3 +105,57 @@ def test_switch_clamps_an_index_beyond_int64():
     f = lambda i: lax.switch(i, [lambda: 10, lambda: 11])  # noqa: E731
     for i in (np.uint64(2**63 + 5), np.uint64(2**64 - 1)):
         same((f(i), ft.jit(f)(i)), (np.int64(11), np.int64(11)))
+
+
+X = np.arange(4.0)
+
+
+def summed(i):
+    step = lambda s: (s[0] + 1, s[1] + fnp.take(X, abs(s[0])))  # noqa: E731
+    return lax.while_loop(lambda s: s[0] < 4, step, (i, 0.0))[1]
+
+
+def chosen(i):
+    read = lambda i: lax.fori_loop(0, 2, lambda _, s: s + fnp.take(X, i), 0.0)  # noqa: E731
+    written = lambda i: fnp.sum(fnp.at(X, i - 4).set(9.0))  # noqa: E731
+    return lax.cond(i < 4, read, written, i)
+
+
+@pytest.mark.parametrize(
+    ("f", "starts", "wrong"),
+    [(summed, [0, -3, 2, 9], [0, -4]), (chosen, [0, 3, 4, 7], [1, 8])],
+    ids=["while", "cond"],
+)
+def test_lanes_that_do_not_count_raise_nothing(f, starts, wrong):
+    want = np.array([f(np.int64(i)) for i in starts])
+    for run in (ft.vmap(f), ft.jit(ft.vmap(f))):
+        same(run(np.array(starts)), want)
+        same(ft.vmap(run, in_axes=1, out_axes=1)(np.array([starts] * 2)), np.stack([want] * 2))
+        with pytest.raises(IndexError, match="out of bounds for axis 0 with size 4"):
+            run(np.array(wrong))
+
+
+def test_lanes_that_do_not_count_keep_no_loop_going():
+    def steps(n):
+        count = lambda n: lax.while_loop(lambda i: i < 10, lambda i: i + n, 0)  # noqa: E731
+        return lax.cond(n > 0, count, lambda n: 0 * n, n)
+
+    n = np.array([0, 3, -1])
+    same((ft.vmap(steps)(n), ft.jit(ft.vmap(steps))(n)), (np.array([0, 12, 0]),) * 2)
+
+    def halved(n):  # odd numbers would be halved for ever
+        inner = lambda m: lax.while_loop(lambda m: m % 2 == 0, lambda m: m // 2, m)  # noqa: E731
+        return lax.while_loop(lambda m: m > 0, lambda m: inner(m) - 1, n)
+
+    n = np.array([12, 40, 1, 0])
+    same(ft.vmap(halved)(n), np.zeros(4, int))
+
+
+def test_a_counter_between_int64_and_uint64_is_an_integer():
+    f = lambda n: lax.fori_loop(np.int64(0), n, lambda i, s: s + i, 0)  # noqa: E731
+    same((f(np.uint64(3)), ft.jit(f)(np.uint64(3))), (np.int64(3), np.int64(3)))
+
+
+def test_map_refuses_batches_of_nothing():
+    with pytest.raises(ValueError, match="batch_size is 0; give at least 1"):
+        lax.map(fnp.sin, V, batch_size=0)

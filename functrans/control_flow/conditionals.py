@@ -24,6 +24,7 @@ from functrans.control_flow.bodies import (
     trace_body,
     what_of,
 )
+from functrans.control_flow.lanes import guarded, needs_guard
 from functrans.core import Linear, Tracer, Zero, get_aval, instantiate, is_weak
 from functrans.interpreters.batching import batch_jaxpr, move_to
 from functrans.interpreters.jvp import jvp_jaxpr
@@ -73,9 +74,16 @@ class Cond(ControlFlow):
             outs = self(index, *moved, branches=tuple(programs))
             return outs, [0 if w else None for w in wanted]
         wanted = (True,) * len(wanted)
-        programs = [batch_jaxpr(b, size, batched, axis_name, wanted)[0] for b in branches]
         index = move_to(index, index_dim, 0, size)
-        cases = [eval_jaxpr(p.jaxpr, p.consts, *moved) for p in programs]
+        cases = []
+        for i, b in enumerate(branches):
+            if needs_guard(b):
+                counts = ops.eq(index, np.int64(i))
+                p, _ = batch_jaxpr(guarded(b), size, (True, *batched), axis_name, wanted)
+                cases.append(eval_jaxpr(p.jaxpr, p.consts, counts, *moved))
+            else:
+                p, _ = batch_jaxpr(b, size, batched, axis_name, wanted)
+                cases.append(eval_jaxpr(p.jaxpr, p.consts, *moved))
         outs = [_selected(index, list(ys)) for ys in zip(*cases, strict=True)]
         return outs, [0] * len(outs)
 

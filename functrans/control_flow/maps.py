@@ -25,6 +25,8 @@ def map(f: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> A
     """
     if batch_size is None:
         return scan(lambda _, x: ((), f(x)), (), xs)[1]
+    if batch_size < 1:
+        raise ValueError(f"{what_of('map', f)}: batch_size is {batch_size}; give at least 1.")
     leaves, tree = arguments_of(what_of("map", f), "xs", xs)
     length = leading_extent(what_of("map", f), xs, leaves, None)
     rows, size = length // batch_size * batch_size, batch_size

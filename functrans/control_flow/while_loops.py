@@ -32,6 +32,7 @@ from functrans.control_flow.bodies import (
     what_of,
 )
 from functrans.control_flow.conditionals import switch
+from functrans.control_flow.lanes import guarded, needs_guard
 from functrans.control_flow.scans import scan_of
 from functrans.core import Primitive, Tracer, Zero, get_aval, instantiate, is_weak
 from functrans.interpreters.batching import batch_flat, batch_jaxpr, move_to
@@ -94,6 +95,34 @@ class While(ControlFlow):
         ]
 
     def batch_named(self, size: int, args: Any, dims: Any, axis_name: Any, **params: Any) -> Any:  # type: ignore[override]
+        unguarded = params["cond_jaxpr"].derived.get("unguarded")
+        if unguarded is not None:  # without the guard, if all lanes end together
+            rest = {**params, "cond_jaxpr": unguarded, "cond_nconsts": params["cond_nconsts"] - 1}
+            if not self._batched(size, dims[1:], axis_name, rest)[-1]:
+                return self.batch_named(size, args[1:], dims[1:], axis_name, **rest)
+        test, body, nc, nb = _parts(params)
+        first = nc + nb
+        batched, tests, program, by_lane = self._batched(size, dims, axis_name, params)
+        moved = [
+            move_to(x, d, 0, size) if b else x for x, d, b in zip(args, dims, batched, strict=True)
+        ]
+        out_dims = [0 if b else None for b in batched[first:]]
+        if not by_lane:
+            params = {**params, "cond_jaxpr": tests, "body_jaxpr": program}
+            return self(*moved, **params), out_dims
+        is_guarded = needs_guard(body)
+        if is_guarded:
+            counts = (True, *batched[nc:])
+            program, _ = batch_jaxpr(guarded(body), size, counts, axis_name, tuple(batched[first:]))
+        loop = _lanes_loop(tests, program, nc, nb, is_guarded=is_guarded)
+        if axis_name is None:  # the compiler may run block by block of lanes instead
+            flags = tuple(batched[:nc]), tuple(batched[nc:first])
+            loop["body_jaxpr"].derived["lanes"] = test, body, size, *flags
+        active = _run(tests, [*moved[:nc], *moved[first:]])[0]
+        return self(*moved[:first], active, *moved[first:], **loop)[1:], out_dims
+
+    def _batched(self, size: int, dims: Any, axis_name: Any, params: dict[str, Any]) -> Any:
+        """Which operands are batched, condition and body, whether lanes end by themselves."""
         test, body, nc, nb = _parts(params)
         batched = [d is not None for d in dims]
         first = nc + nb
@@ -106,19 +135,7 @@ class While(ControlFlow):
             if wanted == carry:
                 break
             batched[first:] = wanted
-        moved = [
-            move_to(x, d, 0, size) if b else x for x, d, b in zip(args, dims, batched, strict=True)
-        ]
-        out_dims = [0 if b else None for b in batched[first:]]
-        if not by_lane:
-            params = {**params, "cond_jaxpr": tests, "body_jaxpr": program}
-            return self(*moved, **params), out_dims
-        loop = _lanes_loop(tests, program, nc, nb)
-        if axis_name is None:  # the compiler may run block by block of lanes instead
-            flags = tuple(batched[:nc]), tuple(batched[nc:first])
-            loop["body_jaxpr"].derived["lanes"] = test, body, size, *flags
-        active = _run(tests, [*moved[:nc], *moved[first:]])[0]
-        return self(*moved[:first], active, *moved[first:], **loop)[1:], out_dims
+        return batched, tests, program, by_lane
 
     # ------------------------------------------------------------------ reverse mode
 
@@ -173,7 +190,9 @@ def _of_known(cond: ClosedJaxpr, num_consts: int, unknown: Sequence[bool]) -> Cl
     return ClosedJaxpr(cond.jaxpr.replace(invars=[*invars[:num_consts], *kept]), cond.consts)
 
 
-def _lanes_loop(test: ClosedJaxpr, body: ClosedJaxpr, nc: int, nb: int) -> dict[str, Any]:
+def _lanes_loop(
+    test: ClosedJaxpr, body: ClosedJaxpr, nc: int, nb: int, *, is_guarded: bool
+) -> dict[str, Any]:
     """The loop of all lanes until the last one ends, over (which go on, carry).
 
     Lanes that have ended keep their carry.
@@ -183,14 +202,15 @@ def _lanes_loop(test: ClosedJaxpr, body: ClosedJaxpr, nc: int, nb: int) -> dict[
 
     def step(*args: Any) -> list[Any]:
         consts, (active, *carry) = args[: nc + nb], args[nc + nb :]
-        new = _run(body, [*consts[nc:], *carry])
+        new = _run(body, [*([active] if is_guarded else []), *consts[nc:], *carry])
         carry = [_where(active, a, b) for a, b in zip(new, carry, strict=True)]
         return [ops.and_(active, _run(test, [*consts[:nc], *carry])[0]), *carry]
 
     def goes_on(active: Any, *_: Any) -> list[Any]:
         return [ops.reduce_or(active, axes=(0,))]
 
-    consts = [*test.in_avals[:nc], *body.in_avals[:nb]]
+    begin = int(is_guarded)
+    consts = [*test.in_avals[:nc], *body.in_avals[begin : begin + nb]]
     return {
         "cond_jaxpr": trace_to_jaxpr(goes_on, [rows, *carry], what="vmap of while_loop"),
         "body_jaxpr": trace_to_jaxpr(step, [*consts, rows, *carry], what="vmap of while_loop"),
