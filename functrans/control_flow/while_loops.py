@@ -583,6 +583,7 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
     dtype = np.result_type(
         *[get_aval(x).dtype for x in (lower, upper) if not is_weak(x)] or [_INDEX]
     )
+    dtype = _INDEX if dtype.kind == "f" else dtype  # of int64 and uint64 NumPy makes float64
     lower, upper = (
         ops.convert_element_type(x, dtype=dtype) if isinstance(x, Tracer) else dtype.type(x)
         for x in (lower, upper)
