@@ -510,3 +510,21 @@ def test_segments_keep_less():
     assert arena() > 900 * x.nbytes
     assert arena(checkpoint=True) < 140 * x.nbytes
     assert arena(checkpoint=2) < 80 * x.nbytes
+
+
+def test_a_function_that_loops_again_is_not_traced_again():
+    count = []
+
+    def body(i, x):
+        count.append(i)
+        return x * w + i
+
+    w = np.ones(3)
+    for _ in range(3):
+        same(lax.fori_loop(0, 3, body, C), C + 3)
+    assert len(count) == 1
+    w[:] = 2
+    same(lax.fori_loop(0, 1, body, C), 2 * C)
+    before = len(count)
+    ft.grad(lambda v: fnp.sum(lax.fori_loop(0, 3, lambda i, x: body(i, x) * v, C)))(1.0)
+    assert len(count) == before + 1

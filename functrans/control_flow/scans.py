@@ -301,7 +301,25 @@ def scan(
     Raises TypeError, naming the component, for a carry that comes back with another structure,
     shape or dtype, ValueError for extents that differ.
     """
-    what = what_of("scan", f)
+    return scan_of(
+        f, init, xs, length, reverse=reverse, unroll=unroll, checkpoint=checkpoint, owner=(f,)
+    )
+
+
+def scan_of(
+    f: Callable[[Any, Any], tuple[Any, Any]],
+    init: Any,
+    xs: Any = None,
+    length: int | None = None,
+    *,
+    reverse: bool = False,
+    unroll: int | bool = 1,
+    checkpoint: int | bool = False,
+    owner: Sequence[Any],
+) -> tuple[Any, Any]:
+    """`scan` of a function that is made of a user's; see `trace_body`."""
+    user, kind, *_ = *owner, "scan"
+    what = what_of(kind, user)
     init_leaves, init_tree = arguments_of(what, "init", init)
     xs_leaves, xs_tree = arguments_of(what, "xs", xs)
     length = leading_extent(what, xs, xs_leaves, length)
@@ -318,7 +336,7 @@ def scan(
     def trace(init: list[Any]) -> tuple[Body, Any]:
         avals = [*map(get_aval, init), *slices]
         weak = [*map(is_weak, init), *(False,) * len(slices)]
-        body = trace_body(f, tree, avals, weak, what)
+        body = trace_body(f, tree, avals, weak, what, owner=owner)
         parts = pytree.treedef_children(body.tree)
         if len(parts) != 2 or body.tree != pytree.treedef_tuple(parts):
             raise TypeError(
@@ -372,4 +390,4 @@ def _python_scan(
     return carry, pytree.tree_map(lambda *parts: np.stack(parts), *rows)
 
 
-__all__ = ["scan", "scan_primitive"]
+__all__ = ["scan", "scan_of", "scan_primitive"]

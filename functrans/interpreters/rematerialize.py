@@ -162,7 +162,7 @@ class _Walk:
 
     def visit(self, eqn: JaxprEqn) -> None:
         """Put an equation where its results are wanted."""
-        is_for_effect = not eqn.outvars
+        is_for_effect = not eqn.outvars or eqn.has_effects
         wanted = [v for v in eqn.outvars if v in self.needed]
         if is_call(eqn):
             if wanted or self._is_partly_live(eqn):
