@@ -38,6 +38,7 @@ from functrans.core import (
 )
 from functrans.interpreters.jvp import jvp_flat
 from functrans.interpreters.linearize import LinearTrace, Tape, linearize_flat
+from functrans.interpreters.pullbacks import Pullback
 from functrans.interpreters.staging import (
     eval_jaxpr,
     trace_to_jaxpr,
@@ -402,7 +403,8 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     """`(fun(*primals), pullback)`; the pullback maps an output cotangent to one per primal.
 
     The pullback may be called many times. What it keeps is its own: changing an input array
-    afterwards does not change it. With `has_aux`: `(value, pullback, aux)`.
+    afterwards does not change it. It is a pytree of that, which transformed functions may return.
+    With `has_aux`: `(value, pullback, aux)`.
 
     >>> import numpy as np
     >>> y, pullback = vjp(np.sin, 0.0)
@@ -413,7 +415,7 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     outs, out_tree, tape, in_tree, leaves, aux = _linearized(fun, primals, has_aux, what)
     tape.protect()
 
-    def pullback(ct: Any) -> Any:
+    def run(tape: Tape, ct: Any) -> Any:
         cts = _matching(ct, out_tree, outs_avals, f"the cotangent for the pullback of {what}")
         in_cts = transpose_tape(tape, cts)
         grads = [_gradient(c, a.shape) for c, a in zip(in_cts, in_avals, strict=True)]
@@ -423,6 +425,7 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     in_avals = [get_aval(x) for x in leaves]
     del leaves
     value = tree_unflatten(out_tree, outs)
+    pullback = Pullback(run, tape)
     return (value, pullback, aux) if has_aux else (value, pullback)
 
 

@@ -315,6 +315,50 @@ def test_outputs_that_depend_on_no_example_are_not_repeated():
     np.testing.assert_allclose(ft.grad(lambda w: by(w, X).sum())(X), np.full(3, 2 * X.sum()))
 
 
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, ft.jit, ft.checkpoint], ids=["eager", "jit", "remat"]
+)
+def test_a_pullback_may_be_the_residual(wrap):
+    body = lambda x, w: np.sin(x @ w)  # noqa: E731
+    f = ft.custom_vjp(body)
+    f.defvjp(lambda x, w: ft.vjp(body, x, w), lambda pullback, ct: pullback(3 * ct))
+    w = np.stack([X, X + 1], axis=1)
+
+    def gradients(f, x):
+        one = lambda x, w: np.sum(wrap(f)(x, w) ** 2)  # noqa: E731
+        loss = ft.vmap(one, in_axes=(0, None)) if x.ndim == 2 else one
+        return ft.grad(lambda x, w: np.sum(loss(x, w)), (0, 1))(x, w)
+
+    for x in (X, np.stack([X, 2 * X, -X])):
+        for a, b in zip(gradients(f, x), gradients(body, x), strict=True):
+            np.testing.assert_allclose(a, 3 * b)
+
+
+def test_functions_with_effects_keep_them(capsys):
+    def loud(x):
+        ft.debug.print("x = {x}", x=x)
+        return 2 * x
+
+    f = ft.custom_jvp(loud)
+    f.defjvp(lambda p, t: (f(*p), 2 * t[0]))
+    assert ft.jit(lambda x: (f(x), x)[1])(1.0) == 1.0
+    assert ft.grad(ft.jit(f))(2.0) == 2.0
+    assert capsys.readouterr().out == "x = 1.0\nx = 2.0\n"
+
+
+def test_nan_is_found_inside_of_functions_with_rules():
+    log = ft.custom_jvp(lambda x: ft.numpy.log(x))
+    log.defjvp(lambda p, t: (log(*p), t[0] / p[0]))
+    for f in (log, ft.jit(log), ft.grad(log)):
+        with ft.debug_nans(), pytest.raises(FloatingPointError, match="log made nan"):
+            f(-1.0)
+    plain_log = ft.custom_jvp(lambda x: np.log(x))
+    plain_log.defjvp(lambda p, t: (plain_log(*p), t[0] / p[0]))
+    for f in (plain_log, ft.jit(plain_log), ft.grad(plain_log)):
+        with ft.debug_nans(), pytest.raises(FloatingPointError):
+            f(-1.0)
+
+
 LOOPS = {
     "scan": lambda f: lambda x: ft.lax.scan(lambda c, w: (f(c, w), c), x, X)[0],
     "scan over moving": lambda f: (

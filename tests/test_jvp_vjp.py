@@ -190,3 +190,20 @@ def test_a_tangent_of_an_integer_is_not_dropped_in_silence():
 def test_python_scalars_are_cast_to_the_type_they_belong_to():
     assert ft.jvp(np.sin, (np.float32(0.0),), (1,))[1].dtype == np.float32
     assert ft.vjp(lambda x: x * 2, np.float32(1.0))[1](1.0)[0].dtype == np.float32
+
+
+def test_a_pullback_is_a_pytree_of_what_it_keeps():
+    f = lambda x: {"y": np.sum(np.sin(x) * x)}  # noqa: E731
+    x = np.array([0.5, -1.0])
+    expected = ft.vjp(f, x)[1]({"y": 2.0})[0]
+    from_jit = ft.jit(lambda x: ft.vjp(f, x)[1])(x)
+    np.testing.assert_allclose(from_jit({"y": 2.0})[0], expected)
+    call = ft.jit(lambda pullback, ct: pullback({"y": ct})[0])
+    np.testing.assert_allclose(call(from_jit, 2.0), expected)
+    many = ft.vmap(lambda x: ft.vjp(f, x)[1])(np.stack([x, x]))
+    back = ft.vmap(lambda pullback: pullback({"y": 2.0})[0])(many)
+    np.testing.assert_allclose(back, np.stack([expected, expected]))
+    doubled = ft.tree.map(lambda leaf: leaf, from_jit)
+    assert ft.tree.structure(doubled) == ft.tree.structure(from_jit)
+    with ft.checking_leaks():
+        ft.jit(lambda x: ft.vjp(f, x)[1])(x + 1)

@@ -14,10 +14,11 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from functrans import control_flow, ops
 from functrans.arguments import flatten_outputs, function_name
-from functrans.core import Zero, current_trace, eval_trace, get_aval, is_weak
+from functrans.core import Tracer, Zero, current_trace, eval_trace, get_aval, is_weak
 from functrans.core import instantiate as dense
 from functrans.custom_rules.invocation import CustomVJPPrimal, Invocation, Rules
 from functrans.custom_rules.matching import rule_name, tangents_of
+from functrans.interpreters.nan_checks import NanTrace
 from functrans.pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 P = ParamSpec("P")
@@ -63,7 +64,7 @@ class CustomFunction(Generic[P, R]):
         self.nondiff_argnums = tuple(sorted({*nums, *map(self._place_of, names)}))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if current_trace() is eval_trace:
+        if _runs_plainly(args, kwargs):
             return self.fun(*args, **kwargs)
         full = self.positional(args, kwargs)
         fixed = {n % len(full) for n in self.nondiff_argnums if -len(full) <= n < len(full)}
@@ -153,6 +154,14 @@ class CustomFunction(Generic[P, R]):
                 "with functools.partial before adding rules."
             )
         return bound.args
+
+
+def _runs_plainly(args: Any, kwargs: Any) -> bool:
+    """Whether there is nothing that a rule could be asked for."""
+    trace = current_trace()
+    if not isinstance(trace, NanTrace):
+        return trace is eval_trace
+    return not any(isinstance(x, Tracer) for x in tree_leaves((args, kwargs)))
 
 
 def _function(rule: Any, what: str) -> Callable[..., Any]:
