@@ -15,7 +15,15 @@ import numpy as np
 
 from functrans import dtypes, ops, pytree
 from functrans import lax_linalg as linalg
-from functrans.control_flow import cond, fori_loop, map, scan, switch, while_loop
+from functrans.control_flow import (
+    associative_scan,
+    cond,
+    fori_loop,
+    map,
+    scan,
+    switch,
+    while_loop,
+)
 from functrans.core import get_aval, is_weak
 from functrans.interpreters.collectives import axis_index, pmax, pmean, pmin, psum
 from functrans.numpy import promotion
@@ -459,7 +467,7 @@ def fft(x: Any, fft_type: FftType | str, fft_lengths: Sequence[int]) -> Any:
 
 __all__ = [
     "ConvDimensionNumbers", "FftType", "abs", "acos", "acosh", "add", "argmax", "argmin",
-    "asin", "asinh", "atan", "atan2", "atanh", "axis_index", "bitwise_and", "bitwise_not",
+    "asin", "asinh", "associative_scan", "atan", "atan2", "atanh", "axis_index", "bitwise_and", "bitwise_not",
     "bitwise_or", "bitwise_xor", "broadcast", "broadcast_in_dim", "broadcasted_iota", "cbrt",
     "ceil", "clamp", "complex", "concatenate", "cond", "conj", "conv", "conv_dimension_numbers",
     "conv_general_dilated", "conv_transpose", "conv_with_general_padding",
