@@ -28,6 +28,7 @@ from functrans.api import (
 from functrans.arguments import ShapeDtypeStruct
 from functrans.checking import check_jaxpr
 from functrans.config import checking_ir, checking_leaks, disable_jit
+from functrans.control_flow import implicit_function
 from functrans.core import Primitive
 from functrans.dtypes import float0
 from functrans.foreign import native_call, numba_call, numba_kernel
@@ -59,6 +60,7 @@ __all__ = [
     "float0",
     "grad",
     "hessian",
+    "implicit_function",
     "jacfwd",
     "jacobian",
     "jacrev",
