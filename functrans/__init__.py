@@ -14,7 +14,19 @@ with ops, which ask the then-current trace.
 array([0., 0., 0.])
 """
 
-from functrans import export, lax, nn, numpy, printing, random, scipy, test_util, tree, tree_util
+from functrans import (
+    debug,
+    export,
+    lax,
+    nn,
+    numpy,
+    printing,
+    random,
+    scipy,
+    test_util,
+    tree,
+    tree_util,
+)
 from functrans.api import (
     eval_shape,
     grad,
@@ -26,12 +38,14 @@ from functrans.api import (
     vjp,
 )
 from functrans.arguments import ShapeDtypeStruct
+from functrans.callbacks import io_callback, pure_callback
 from functrans.checking import check_jaxpr
 from functrans.config import checking_ir, checking_leaks, disable_jit
 from functrans.control_flow import implicit_function
 from functrans.core import Primitive
 from functrans.dtypes import float0
 from functrans.foreign import native_call, numba_call, numba_kernel
+from functrans.interpreters.nan_checks import debug_nans
 from functrans.interpreters.staging import eval_jaxpr
 from functrans.ir import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from functrans.jit import jit
@@ -53,6 +67,8 @@ __all__ = [
     "check_jaxpr",
     "checking_ir",
     "checking_leaks",
+    "debug",
+    "debug_nans",
     "disable_jit",
     "eval_jaxpr",
     "eval_shape",
@@ -61,6 +77,7 @@ __all__ = [
     "grad",
     "hessian",
     "implicit_function",
+    "io_callback",
     "jacfwd",
     "jacobian",
     "jacrev",
@@ -76,6 +93,7 @@ __all__ = [
     "numba_kernel",
     "numpy",
     "printing",
+    "pure_callback",
     "random",
     "scipy",
     "test_util",

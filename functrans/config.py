@@ -2,6 +2,7 @@
 
 `disable_jit` runs jitted functions as plain Python. `checking_leaks` makes every transformation
 verify that no tracer outlives it. `checking_ir` checks every program after every pass.
+`checking_nans` is the switch of `debug_nans` (see `interpreters/nan_checks`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ class _Switches(threading.local):
     jit_disabled = False
     check_leaks = False
     check_ir = False
+    check_nans = False
 
 
 switches = _Switches()
@@ -66,3 +68,8 @@ def checking_leaks():
 def checking_ir():
     """Check every jaxpr after every transformation and compiler pass inside the block."""
     return _switch("check_ir", True)
+
+
+def checking_nans(check: bool):
+    """Let `debug_nans` blocks around look for nan inside the block, or not."""
+    return _switch("check_nans", check)

@@ -50,9 +50,13 @@ class Primitive:
     - `lower(builder, *operands, **params)`: what one element is (see `compiler/lowering/`).
       Without it the operation runs `impl` as a host step, shown as such.
     - `partial_eval(trace, args, params)`: higher-order primitives only.
+
+    `has_effects` marks operations that are there for what they do, not for their results: every
+    pass keeps each of them, and their order.
     """
 
     multiple_results = False
+    has_effects = False
     lower: Any = None
     partial_eval: Any = None
 

@@ -35,5 +35,9 @@ class MissingRule(TypeError):
     """A primitive lacks the rule that a transformation asked for."""
 
 
+class CheckError(ValueError):
+    """What `functrans.debug.check` was given does not hold."""
+
+
 class JaxprError(ValueError):
     """A jaxpr is not well formed: a defect of a pass or of a user's own interpreter."""

@@ -122,6 +122,12 @@ class JaxprEqn:
         self.params = params
         self.source = source
 
+    @property
+    def has_effects(self) -> bool:
+        """Whether it must run as often as it is written, also if nobody reads its results."""
+        subs = (sub for _, sub in sub_jaxprs(self.params))
+        return self.primitive.has_effects or any(sub.has_effects for sub in subs)
+
     def replace(self, **changes: Any) -> JaxprEqn:
         """A copy with some fields changed."""
         fields = {name: changes.get(name, getattr(self, name)) for name in self.__slots__}
@@ -184,6 +190,14 @@ class ClosedJaxpr:
     @property
     def out_avals(self) -> list[ShapedArray]:
         return [v.aval for v in self.jaxpr.outvars]
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether any of its equations has."""
+        known = self.derived.get("has_effects")
+        if known is None:
+            known = self.derived["has_effects"] = any(e.has_effects for e in self.eqns)
+        return known
 
     def __str__(self) -> str:
         return _printer(self.jaxpr)

@@ -72,7 +72,7 @@ class NumbaCall(Primitive):
     multiple_results = True
 
     def abstract_eval(self, *avals: ShapedArray, call: Call, loops: Loops) -> list[ShapedArray]:  # type: ignore[override]
-        return [_with_lanes(aval, loops) for aval in call.outs]
+        return [with_lanes(aval, loops) for aval in call.outs]
 
     def impl(self, *args: Any, call: Call, loops: Loops) -> list[Any]:  # type: ignore[override]
         arrays = [plain_array(x) for x in args]
@@ -117,7 +117,7 @@ class NumbaCall(Primitive):
         batched = tree_flatten(batched)[0]
         lanes = ((size, flags),)
         expected = [
-            _with_lanes(aval, lanes) if b else aval
+            with_lanes(aval, lanes) if b else aval
             for aval, b in zip(call.outs, batched, strict=True)
         ]
         return _matching(outs, tree, expected, call.out_tree, what), [
@@ -191,7 +191,7 @@ class NumbaTangent(Primitive):
     multiple_results = True
 
     def abstract_eval(self, *avals: ShapedArray, backward: Backward) -> list[ShapedArray]:  # type: ignore[override]
-        outs = [_with_lanes(aval, backward.loops) for aval in backward.call.outs]
+        outs = [with_lanes(aval, backward.loops) for aval in backward.call.outs]
         return [aval for aval in outs if _is_inexact(aval)]
 
     def impl(self, *args: Any, backward: Backward) -> Any:  # type: ignore[override]
@@ -224,7 +224,7 @@ class NumbaTangent(Primitive):
     def transpose(self, ct: Any, *args: Any, backward: Backward) -> Any:  # type: ignore[override]
         count = len(args) - len(backward.moving)
         given = iter(ct)
-        wide = [_with_lanes(aval, backward.loops) for aval in backward.call.outs]
+        wide = [with_lanes(aval, backward.loops) for aval in backward.call.outs]
         cts = [
             instantiate(next(given) if _is_inexact(aval) else Zero(aval.tangent_aval()))
             for aval in wide
@@ -342,7 +342,8 @@ def _over_lanes_of(fun: Callable[..., list[Any]], loops: Loops, *args: Any) -> l
     return _over_lanes(fun, loops, args)
 
 
-def _with_lanes(aval: ShapedArray, loops: Loops) -> ShapedArray:
+def with_lanes(aval: ShapedArray, loops: Loops) -> ShapedArray:
+    """What all lanes have together of what one lane has."""
     return aval.update(shape=(*(size for size, _ in loops), *aval.shape)) if loops else aval
 
 

@@ -83,7 +83,8 @@ class _Printer:
         else:
             inside = f"[{flat}]" if flat else ""
         outs = self.binders(eqn.outvars)
-        text = f"{outs} = {eqn.primitive.name}{inside} {ins}".rstrip()
+        result = f"{outs} = " if outs else ""
+        text = f"{result}{eqn.primitive.name}{inside} {ins}".rstrip()
         return f"{text}  # {eqn.source}" if self.source_info and eqn.source else text
 
     def param(self, value: Any, indent: int) -> str:

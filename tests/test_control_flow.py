@@ -378,3 +378,96 @@ def test_other_mistakes_say_what_to_do():
     assert "result is f64[2] in one branch and f64[3] in the other" in text
     assert "structures" in message(lambda: lax.switch(0, [lambda: 1, lambda: (1, 2)]))
     assert "integer scalar" in message(lambda: lax.fori_loop(0.0, 3, lambda i, v: v, C))
+
+
+# ---------------------------------------------------------------------------- lanes
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("lanes", "dtype"), [(4, "f8"), (8, "f4"), (16, "f8"), (24, "f8"), (160, "f4")]
+)
+def test_scans_of_blocks_of_lanes(lanes, dtype, reverse):
+    s = RNG.normal(size=(lanes, 3)).astype(dtype)
+    xs, w = RNG.normal(size=(lanes, 7, 4)).astype(dtype), RNG.normal(size=3).astype(dtype)
+
+    def f(scan):
+        def run(s, xs, w):
+            def step(c, x):
+                c = {"s": fnp.sin(c["s"] * w) + x[:3] * c["s"][0], "n": c["n"] + 1}
+                return c, (fnp.sum(c["s"]), c["s"] * c["n"])
+
+            return scan(step, {"s": s, "n": 0}, xs, reverse=reverse)
+
+        return run
+
+    def gradient(scan):
+        return ft.grad(lambda s, xs, w: fnp.sum(f(scan)(s, xs, w)[1][1] ** 2), argnums=(0, 1, 2))
+
+    tolerance = 1e-9 if dtype == "f8" else 2e-3
+    for axes in ((0, 0, None), (0, None, None), (0, 0, 0)):
+        args = [
+            a if axis == 0 or name == "w" else a[0]
+            for name, a, axis in zip("sxw", (s, xs, w), axes, strict=True)
+        ]
+        if axes[2] == 0:
+            args[2] = np.stack([w / (1 + i) for i in range(lanes)]).astype(dtype)
+        rows = [
+            [a[i] if ax == 0 else a for a, ax in zip(args, axes, strict=True)] for i in range(lanes)
+        ]
+        for build in (f, gradient):
+            want = [build(python_scan)(*row) for row in rows]
+            want = ft.tree.map(lambda *r: np.stack(r), *want)
+            found = ft.jit(ft.vmap(build(lax.scan), in_axes=axes))(*args)
+            same(found, want, tolerance)
+
+
+@pytest.mark.parametrize(("lanes", "dtype"), [(4, "f8"), (16, "f4"), (48, "f8"), (2048, "f8")])
+def test_while_loops_of_blocks_of_lanes(lanes, dtype):
+    x = np.linspace(-40, 40, lanes).astype(dtype)
+    x[0], x[-1] = np.nan, np.inf
+
+    def f(x, bound, step):
+        def body(s):
+            i, v, (a, ok) = s
+            return i + 1, v * v / 8 + step, (a + i * i, ok ^ (v > 0))
+
+        return lax.while_loop(
+            lambda s: (s[0] < 20) & (fnp.abs(s[1]) < bound), body, (0, x, (np.int32(0), True))
+        )
+
+    def plain(x, bound, step):
+        i, v, a, ok = 0, x, np.int32(0), True
+        while i < 20 and abs(v) < bound:
+            i, v, a, ok = i + 1, v * v / 8 + step, np.int32(a + i * i), ok ^ (v > 0)
+        return np.int64(i), v, (a, np.bool(ok))
+
+    bounds = np.linspace(1, 1000, lanes).astype(dtype)
+    step = x.dtype.type(0.5)
+    for axes, args in (((0, None, None), (x, bounds[-1], step)), ((0, 0, None), (x, bounds, step))):
+        each = [
+            plain(*(a[i] if ax == 0 else a for a, ax in zip(args, axes, strict=True)))
+            for i in range(lanes)
+        ]
+        want = ft.tree.map(lambda *r: np.stack(r), *each)
+        same(ft.jit(ft.vmap(f, in_axes=axes))(*args), want, 1e-6)
+        same(ft.vmap(f, in_axes=axes)(*args), want, 1e-6)
+
+
+def test_a_branch_in_a_loop_of_numbers():
+    def f(cond):
+        def run(x):
+            def step(c, _):
+                c = cond(c > 1, lambda c: fnp.sqrt(c - 1), lambda c: c * 1.7, c)
+                return c, c
+
+            return (lax.scan if cond is lax.cond else python_scan)(step, x, None, length=9)[1]
+
+        return lambda x: ft.grad(lambda x: fnp.sum(run(x)))(x), run
+
+    gradient, run = f(lax.cond)
+    want_gradient, want = f(python_cond)
+    for x in (0.3, 1.0, 5.0):
+        same(ft.jit(run)(x), want(x))
+        same(ft.jit(gradient)(x), want_gradient(x))
+        same(ft.vmap(gradient)(np.full(16, x)), np.full(16, want_gradient(x)))

@@ -59,7 +59,7 @@ def lower_to_program(
 
     lowered = to_nodes(simplified, RULES, host_steps, subprogram)
     owners, copies = bind_outputs(lowered)
-    program = reachable(lowered, [*owners, *(node for _, node in copies)])
+    program = reachable(lowered, [*owners, *(node for _, node in copies), *lowered.effects])
     groups = fuse(program)
     assembled = assemble(lowered, groups, owners, copies, name, fastmath=fastmath)
     return plan_memory(schedule(tiled(in_place(assembled, donated))))

@@ -17,6 +17,7 @@ from functrans.arguments import check_leaves, flatten_outputs, function_name, le
 from functrans.core import Primitive, get_aval, is_weak
 from functrans.interpreters.staging import hoist_consts, trace_to_jaxpr
 from functrans.ir import ClosedJaxpr, Jaxpr, ShapedArray
+from functrans.jit import jit_primitive
 from functrans.stages import executable_of
 
 
@@ -133,8 +134,8 @@ def reordered(
 
 
 def run_compiled(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
-    """The results of a program on arrays."""
-    return executable_of(closed)(args)
+    """The results of a program on arrays; under `debug_nans` it is looked into."""
+    return jit_primitive(*args, jaxpr=closed)
 
 
 class ControlFlow(Primitive):

@@ -97,6 +97,8 @@ class Scan(ControlFlow):
             if list(out_batched[:nc]) == batched[nk : nk + nc]:
                 break
             batched[nk : nk + nc] = out_batched[:nc]
+        if axis_name is None:  # the compiler may run lane by lane instead
+            program.derived["lanes"] = jaxpr, size, tuple(batched), out_batched
         moved = []
         for i, (x, d) in enumerate(zip(args, dims, strict=True)):
             to = 0 if i < nk + nc else 1  # behind the axis that the loop runs over

@@ -31,13 +31,13 @@ from functrans.control_flow.bodies import (
     trace_body,
     what_of,
 )
-from functrans.control_flow.conditionals import cond
+from functrans.control_flow.conditionals import switch
 from functrans.control_flow.scans import scan
 from functrans.core import Primitive, Tracer, Zero, get_aval, instantiate, is_weak
 from functrans.interpreters.batching import batch_flat, batch_jaxpr, move_to
 from functrans.interpreters.jvp import jvp_flat, jvp_jaxpr
 from functrans.interpreters.linearize import LinearTrace, partial_eval_jaxpr
-from functrans.interpreters.staging import eval_jaxpr
+from functrans.interpreters.staging import eval_jaxpr, trace_to_jaxpr
 from functrans.interpreters.transpose import transpose_jaxpr
 from functrans.ir import ClosedJaxpr, ShapedArray, Var
 
@@ -45,6 +45,8 @@ _INDEX = np.dtype(np.int64)
 _NONE, _ONE = np.int64(0), np.int64(1)
 SLOTS_BYTES = 4 << 20  # of checkpoints of one loop
 LEAST_SLOTS, MOST_SLOTS = 16, 4096
+# Between two checkpoints: each stretch begins with new ones, which takes time.
+NEAR_BYTES, LEAST_NEAR_SLOTS, MOST_NEAR_SLOTS = 1 << 14, 8, 64
 
 # ---------------------------------------------------------------------------- the primitive
 
@@ -111,7 +113,12 @@ class While(ControlFlow):
         if not by_lane:
             params = {**params, "cond_jaxpr": tests, "body_jaxpr": program}
             return self(*moved, **params), out_dims
-        return _run_lanes(tests, program, moved, nc, nb), out_dims
+        loop = _lanes_loop(tests, program, nc, nb)
+        if axis_name is None:  # the compiler may run block by block of lanes instead
+            flags = tuple(batched[:nc]), tuple(batched[nc:first])
+            loop["body_jaxpr"].derived["lanes"] = test, body, size, *flags
+        active = _run(tests, [*moved[:nc], *moved[first:]])[0]
+        return self(*moved[:first], active, *moved[first:], **loop)[1:], out_dims
 
     # ------------------------------------------------------------------ reverse mode
 
@@ -166,23 +173,30 @@ def _of_known(cond: ClosedJaxpr, num_consts: int, unknown: Sequence[bool]) -> Cl
     return ClosedJaxpr(cond.jaxpr.replace(invars=[*invars[:num_consts], *kept]), cond.consts)
 
 
-def _run_lanes(
-    test: ClosedJaxpr, body: ClosedJaxpr, args: Sequence[Any], nc: int, nb: int
-) -> list[Any]:
-    """All lanes until the last one ends; those that have ended keep their carry."""
-    test_consts, body_consts, carry = args[:nc], args[nc : nc + nb], args[nc + nb :]
+def _lanes_loop(test: ClosedJaxpr, body: ClosedJaxpr, nc: int, nb: int) -> dict[str, Any]:
+    """The loop of all lanes until the last one ends, over (which go on, carry).
 
-    def running(state: Any) -> Any:
-        return _run(test, [*test_consts, *state])[0]
+    Lanes that have ended keep their carry.
+    """
+    rows = ShapedArray(test.out_avals[0].shape, np.dtype(bool))
+    carry = test.in_avals[nc:]
 
-    def step(state: Any) -> Any:
-        active, carry = state
-        new = _run(body, [*body_consts, *carry])
+    def step(*args: Any) -> list[Any]:
+        consts, (active, *carry) = args[: nc + nb], args[nc + nb :]
+        new = _run(body, [*consts[nc:], *carry])
         carry = [_where(active, a, b) for a, b in zip(new, carry, strict=True)]
-        return running(carry), carry
+        return [ops.and_(active, _run(test, [*consts[:nc], *carry])[0]), *carry]
 
-    start = running(carry), list(carry)
-    return while_loop(lambda state: ops.reduce_or(state[0], axes=(0,)), step, start)[1]
+    def goes_on(active: Any, *_: Any) -> list[Any]:
+        return [ops.reduce_or(active, axes=(0,))]
+
+    consts = [*test.in_avals[:nc], *body.in_avals[:nb]]
+    return {
+        "cond_jaxpr": trace_to_jaxpr(goes_on, [rows, *carry], what="vmap of while_loop"),
+        "body_jaxpr": trace_to_jaxpr(step, [*consts, rows, *carry], what="vmap of while_loop"),
+        "cond_nconsts": 0,
+        "body_nconsts": nc + nb,
+    }
 
 
 def _run(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
@@ -201,9 +215,12 @@ def _where(rows: Any, a: Any, b: Any) -> Any:
 
 def _slots(carry: Sequence[Any]) -> int:
     """How many carries are kept: a power of two, so that every other one can be dropped."""
-    nbytes = sum(get_aval(x).size * get_aval(x).dtype.itemsize for x in carry)
-    most = max(LEAST_SLOTS, min(MOST_SLOTS, SLOTS_BYTES // max(nbytes, 1)))
+    most = max(LEAST_SLOTS, min(MOST_SLOTS, SLOTS_BYTES // max(_nbytes(carry), 1)))
     return 1 << (most.bit_length() - 1)
+
+
+def _nbytes(carry: Sequence[Any]) -> int:
+    return sum(get_aval(x).size * get_aval(x).dtype.itemsize for x in carry)
 
 
 def _empty(carry: Sequence[Any], count: int) -> list[Any]:
@@ -314,7 +331,11 @@ class WhileTangents(Primitive):
         back = _Backward(loop, params)
         sums = [np.zeros(x.shape, x.dtype) for x in loop.linear_consts]
         state = [instantiate(c) for c in ct], sums
-        cts, sums = cond(loop.distance == _ONE, back.all_kept, back.from_checkpoints, state)
+        near = np.int64(back.near_slots)
+        is_far = ops.convert_element_type(loop.distance > near, dtype=_INDEX)
+        is_kept = ops.convert_element_type(loop.distance == _ONE, dtype=_INDEX)
+        ways = [back.from_checkpoints, back.all_kept, back.from_far_checkpoints]
+        cts, sums = switch(is_kept + is_far * np.int64(2), ways, state)
         return [*[None] * (len(args) - len(sums) - len(cts)), *sums, *cts]
 
 
@@ -346,6 +367,10 @@ class _Backward:
         given = (True,) * len(linear.out_avals)
         self.backward, self.reached = transpose_jaxpr(linear, flags, given)
         self.avals = linear.in_avals[residuals:]
+        carry = [_row(s, _NONE) for s in loop.stacks]
+        fitting = NEAR_BYTES // max(_nbytes(carry), 1)
+        most = max(LEAST_NEAR_SLOTS, min(MOST_NEAR_SLOTS, fitting))
+        self.near_slots = min(_slots(carry), most)
 
     def forward(self, carry: Any) -> list[Any]:
         """The carry of the next iteration."""
@@ -375,20 +400,43 @@ class _Backward:
         return _times(n, back, state)
 
     def from_checkpoints(self, state: Any) -> Any:
+        """Run again from each checkpoint, keeping every carry."""
+        return self._from(self.short_stretch, state)
+
+    def from_far_checkpoints(self, state: Any) -> Any:
         """Run again from each checkpoint, keeping nearer ones."""
+        return self._from(self.long_stretch, state)
+
+    def _from(self, stretch: Callable[..., Any], state: Any) -> Any:
         n, distance, stacks = self.loop.iterations, self.loop.distance, self.loop.stacks
         used = _quotient(n, distance)
 
         def back(k: Any, state: Any) -> Any:
             at = used - _ONE - k
             length = ops.min(distance, n - at * distance)
-            return self.segment([_row(s, at) for s in stacks], length, state)
+            return stretch([_row(s, at) for s in stacks], length, state)
 
         return _times(used, back, state)
 
-    def segment(self, carry: Any, length: Any, state: Any) -> Any:
-        """Back through `length` iterations that began with `carry`."""
-        count = _slots(carry)
+    def short_stretch(self, carry: Any, length: Any, state: Any) -> Any:
+        """Back through `length` iterations that began with `carry`: there is a slot for each."""
+
+        def put(j: Any, kept: Any) -> Any:
+            carry, stacks = kept
+            stacks = [_put(s, x, j) for s, x in zip(stacks, carry, strict=True)]
+            return self.forward(carry), stacks
+
+        stacks = _times(length, put, (list(carry), _empty(carry, self.near_slots)))[1]
+
+        def back(k: Any, state: Any) -> Any:
+            at = length - _ONE - k
+            return self.step([_row(s, at) for s in stacks], state)
+
+        return _times(length, back, state)
+
+    def long_stretch(self, carry: Any, length: Any, state: Any) -> Any:
+        """The same with slots for some: the others are computed from those each time."""
+        count = self.near_slots
         near = _quotient(length, np.int64(count))  # iterations from one near checkpoint on
         used = _quotient(length, near)
 

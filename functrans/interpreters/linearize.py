@@ -253,7 +253,7 @@ def _partial_eval_jaxpr(
             flags = list(zip(outs, out_unknown, strict=True))
             tape = Tape(invars, linear.eqns, [linear.atom(y) for y, u in flags if u])
             known_outs = [y for y, u in flags if not u]
-            del flags
+            del flags, pairs  # a zip holds the last pair that it made
             del args, outs
         program = tape.to_jaxpr()
         parts.extend([program.jaxpr, out_unknown])

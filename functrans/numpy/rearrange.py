@@ -141,6 +141,12 @@ def _roll(x: Any, shift: Any, axis: int) -> Any:
     if n == 0:
         return x
     if isinstance(shift, Tracer):
+        if shift.dtype.kind not in "iu" or shift.shape:
+            raise TypeError(
+                f"roll: a traced shift must be an integer scalar, got {shift.aval}"
+                f"{shift.origin()}.\n  Convert it with x.astype(int); roll along several axes by a "
+                "tuple of shifts."
+            )
         places = (np.arange(n) - shift) % n
         return gather_axis(x, places, axis, mode="promise_in_bounds")
     shift = int(shift) % n

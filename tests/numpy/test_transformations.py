@@ -308,3 +308,11 @@ def test_python_scalars_stay_weak_through_jit():
 def test_collectives_are_in_lax():
     out = ft.vmap(lambda x: x / lax.psum(x, "i"), axis_name="i")(np.array([1.0, 3.0]))
     np.testing.assert_allclose(out, [0.25, 0.75])
+
+
+def test_roll_by_a_traced_number_that_is_no_integer_is_refused():
+    x = np.array([np.inf, 1.0, 0.0])
+    for shift in (lambda x: x[0], lambda x: x):
+        with pytest.raises(TypeError, match="must be an integer scalar"):
+            ft.jit(ft.grad(lambda x, s=shift: np.sum(fnp.roll(x, s(x)))))(x)
+    np.testing.assert_array_equal(ft.jit(fnp.roll)(x, 1), np.roll(x, 1))

@@ -27,6 +27,7 @@ from functrans.ops.structural import Concatenate, Iota, Slice
 
 MOST_ELEMENTS = 32  # of an array
 MOST_EQUATIONS = 1500  # of scalars
+MOST_IN_BRANCHES = 200  # of a conditional of which all branches are computed
 _MOVES = BroadcastInDim, Reshape, Permute, Rev, Slice, Concatenate
 _REDUCTIONS = {"reduce_sum": ops.add, "reduce_prod": ops.mul, "reduce_max": ops.max,
                "reduce_min": ops.min, "reduce_or": ops.or_, "reduce_and": ops.and_}  # fmt: skip
@@ -35,18 +36,25 @@ _REDUCTIONS = {"reduce_sum": ops.add, "reduce_prod": ops.mul, "reduce_max": ops.
 def scalarized(closed: ClosedJaxpr) -> ClosedJaxpr | None:
     """The program from elements of inputs to elements of outputs; None if it is too large."""
     closed = inline_calls(closed)
-    atoms = [*closed.jaxpr.invars, *closed.jaxpr.constvars]
-    atoms += [v for eqn in closed.eqns for v in eqn.outvars]
-    if any(a.aval.size > MOST_ELEMENTS for a in atoms):
-        return None
-    if not all(map(_is_supported, closed.eqns)) or _count(closed) > MOST_EQUATIONS:
+    if not _is_small(closed) or _count(closed) > MOST_EQUATIONS:
         return None
     avals = [ShapedArray((), a.dtype) for a in closed.in_avals for _ in range(a.size)]
     return simplify(trace_to_jaxpr(functools.partial(_run, closed), avals, what="scalars"))
 
 
+def _is_small(closed: ClosedJaxpr) -> bool:
+    """Whether all arrays are, and all operations are known here."""
+    atoms = [*closed.jaxpr.invars, *closed.jaxpr.constvars]
+    atoms += [v for eqn in closed.eqns for v in eqn.outvars]
+    fits = all(a.aval.size <= MOST_ELEMENTS for a in atoms)
+    return fits and all(map(_is_supported, closed.eqns))
+
+
 def _is_supported(eqn: JaxprEqn) -> bool:
     primitive = eqn.primitive
+    if primitive.name == "cond":
+        branches = [inline_calls(b) for b in eqn.params["branches"]]
+        return all(map(_is_small, branches)) and sum(map(_count, branches)) <= MOST_IN_BRANCHES
     return (
         bool(getattr(primitive, "scalar", None))
         or isinstance(primitive, (*_MOVES, Iota))
@@ -59,7 +67,9 @@ def _count(closed: ClosedJaxpr) -> int:
     """About how many equations there will be."""
     total = 0
     for eqn in closed.eqns:
-        size = eqn.outvars[0].aval.size
+        size = sum(v.aval.size for v in eqn.outvars)
+        if eqn.primitive.name == "cond":
+            size += sum(_count(inline_calls(b)) for b in eqn.params["branches"])
         if eqn.primitive.name == "dot_general":
             (axes, _), _ = eqn.params["dimension_numbers"]
             size *= 2 * math.prod(eqn.invars[0].aval.shape[i] for i in axes)
@@ -81,7 +91,11 @@ def _run(closed: ClosedJaxpr, *args: Any) -> list[Any]:
         return env[a]  # type: ignore[index]
 
     for eqn in closed.eqns:
-        env[eqn.outvars[0]] = _equation(eqn, [value(a) for a in eqn.invars])
+        operands = [value(a) for a in eqn.invars]
+        if eqn.primitive.name == "cond":
+            env.update(zip(eqn.outvars, _selected(eqn, *operands), strict=True))
+        else:
+            env[eqn.outvars[0]] = _equation(eqn, operands)
     return [x for a in closed.jaxpr.outvars for x in value(a).ravel()]
 
 
@@ -108,6 +122,18 @@ def _equation(eqn: JaxprEqn, operands: list[np.ndarray]) -> np.ndarray:
     rows = [np.broadcast_to(x, shape).ravel() for x in operands]
     results = [primitive(*scalars, **eqn.params) for scalars in zip(*rows, strict=True)]
     return _array(results, shape)
+
+
+def _selected(eqn: JaxprEqn, index: np.ndarray, *operands: np.ndarray) -> list[np.ndarray]:
+    """The results of all branches, of which the index chooses: a branch costs more."""
+    elements = [x for operand in operands for x in operand.ravel()]
+    cases = [_run(inline_calls(b), *elements) for b in eqn.params["branches"]]
+    chosen = cases[0]
+    for i, case in enumerate(cases[1:], 1):
+        is_this = ops.eq(index[()], np.int64(i))
+        chosen = [ops.select(is_this, a, b) for a, b in zip(case, chosen, strict=True)]
+    rest = iter(chosen)
+    return [_array(list(itertools.islice(rest, v.aval.size)), v.aval.shape) for v in eqn.outvars]
 
 
 def _moved(primitive: Any, operands: list[np.ndarray], params: dict[str, Any]) -> np.ndarray:

@@ -125,8 +125,8 @@ def eliminate_common_subexpressions(closed: ClosedJaxpr) -> ClosedJaxpr:
 
 
 def _key(eqn: JaxprEqn) -> Hashable | None:
-    """What an equation computes; None where that cannot be compared."""
-    if not eqn.outvars:
+    """What an equation computes; None where that cannot be compared, or is not all it does."""
+    if not eqn.outvars or eqn.has_effects:
         return None
     operands: Any = tuple(map(_atom_key, eqn.invars))
     if eqn.primitive in _COMMUTATIVE and eqn.outvars[0].aval.dtype.kind != "c":
@@ -158,13 +158,12 @@ def _exact(value: Any) -> Any:
 
 
 def eliminate_dead_code(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """Drop equations and constants that no output needs. Inputs stay, used or not."""
+    """Drop equations and constants that no output and no effect needs; inputs stay."""
     jaxpr = closed.jaxpr
     live = {a for a in jaxpr.outvars if type(a) is Var}
     kept: list[JaxprEqn] = []
     for eqn in reversed(jaxpr.eqns):
-        # An equation without results is there for what it does.
-        if not eqn.outvars or not live.isdisjoint(eqn.outvars):
+        if not live.isdisjoint(eqn.outvars) or eqn.has_effects:
             kept.append(eqn)
             live.update(a for a in eqn.invars if type(a) is Var)
     needed = [v in live for v in jaxpr.constvars]

@@ -53,9 +53,9 @@ def bind_outputs(lowered: Lowered) -> tuple[dict[Node, int], list[tuple[int, Nod
     return owners, copies
 
 
-def reachable(lowered: Lowered, outputs: Sequence[Node]) -> list[Node]:
-    """The nodes that outputs depend on, in the order of the program."""
-    wanted = set(outputs)
+def reachable(lowered: Lowered, roots: Sequence[Node]) -> list[Node]:
+    """The nodes that outputs and effects depend on, in the order of the program."""
+    wanted = set(roots)
     kept = []
     for node in reversed(lowered.builder.nodes):
         if node in wanted:

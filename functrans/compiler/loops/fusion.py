@@ -75,6 +75,7 @@ class Fusion:
         self._reader: dict[tuple[Node, Shape], int] = {}
         self._numbers = -1  # the group that collects values of shape () without operands in loops
         self._continued: dict[Shape, int] = {}  # where nodes go that a full group could not take
+        self.last_effect = -1  # the group of the last step with effects
 
     def visit(self, node: Node) -> None:
         """Give a node its group."""
@@ -83,7 +84,10 @@ class Fusion:
         if isinstance(node, _WITH_OPERAND):
             node.group = node.wholes[0].group
         elif isinstance(node, _STEPS):
-            self._open(node).is_loops = False
+            group = self._open(node)
+            group.is_loops = False
+            if getattr(node, "has_effects", False):
+                self.last_effect = group.index
         elif isinstance(node, nodes.Writer):
             self._open(node).is_closed = True
         else:
@@ -105,6 +109,8 @@ class Fusion:
         index = symbolic_index(node.space)
         reads = [resolve(x, i) for x, i in node.reads(index)]
         first = max((base_of(x).group + 1 for x in node.wholes), default=0)
+        if can_fail(node):  # what is printed before an error is seen
+            first = max(first, self.last_effect + 1)
         near = -1
         for x, at in reads:
             if x.group < 0:
@@ -181,6 +187,11 @@ def is_trailing(node: nodes.Reduce) -> bool:
     loops = [i for i, n in enumerate(node.space) if n != 1]
     reduced = [i in node.axes for i in loops]
     return all(reduced[reduced.index(True) :]) if True in reduced else True
+
+
+def can_fail(node: Node) -> bool:
+    """Whether computing it may raise an error, which stays in order with effects."""
+    return bool(getattr(node, "checks", ()))
 
 
 def needs_own_loops(node: Node) -> bool:
@@ -282,6 +293,8 @@ def sink(
     moved = False
     for node in reversed(program):
         if not isinstance(node, EXPRESSIONS) or node.needed_whole:
+            continue
+        if can_fail(node) and fusion.last_effect > node.group:
             continue
         targets = {user.group for user, _ in users.get(node, ())}
         if len(targets) != 1:

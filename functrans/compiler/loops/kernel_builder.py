@@ -363,12 +363,26 @@ def _pad(k: KernelBuilder, node: Any, index: Index, args: list[Operand]) -> Oper
             inside = test if inside is None else k.let("and", BOOL, inside, test)
         at.append(place)
     if inside is None:
-        return k.load(node.base, tuple(at))
+        return k.element(node.base, tuple(at)) if node.sources else k.load(node.base, tuple(at))
     guard = inside if isinstance(inside, str) else k.named(inside)
+    if node.sources:
+        inner = _guarded(k, node, node.base, tuple(at), guard)
+        return k.let("select", node.dtype, guard, inner, value)
     if isinstance(value, Const):
         return k.load(node.base, tuple(at), guard, value)
     zero = Const(node.dtype.type(0))
     return k.let("select", node.dtype, guard, k.load(node.base, tuple(at), guard, zero), value)
+
+
+def _guarded(k: KernelBuilder, pad: Any, node: Node, index: Index, guard: str) -> Operand:
+    """An element of what is padded, where the guard holds; elsewhere of zeros."""
+    node, index = resolve(node, index)
+    if isinstance(node, nodes.Number):
+        return Const(node.value)
+    if node in pad.sources:
+        return k.load(node, index, guard, Const(node.dtype.type(0)))
+    args = [_guarded(k, pad, x, i, guard) for x, i in node.reads(index)]
+    return k.let(node.op, node.dtype, *args)  # type: ignore[attr-defined]
 
 
 def _unexpected(k: KernelBuilder, node: Any, index: Index, args: list[Operand]) -> Operand:

@@ -19,8 +19,8 @@ from functrans.compiler.lowering.lowering import NodeBuilder, NotNative
 from functrans.compiler.lowering.nodes import Node
 from functrans.compiler.lowering.rules import rule
 from functrans.compiler.lowering.spectral_rules import RULES
-from functrans.ir import ClosedJaxpr
-from functrans.loop_ir import HostStep, Kernel, Program, single_steps, walk
+from functrans.ir import ClosedJaxpr, ShapedArray
+from functrans.loop_ir import HostStep, Kernel, Loop, Program, single_steps, walk
 from functrans.printing_loops import run_python
 from functrans.runtime import machine
 
@@ -108,7 +108,7 @@ def _cond(
 def _kernel(
     b: NodeBuilder,
     text: str,
-    found: tuple[Kernel, tuple[np.generic, ...]],
+    found: tuple[Kernel, tuple[np.generic, ...], list[ShapedArray]],
     run: Function,
     args: Sequence[Node],
     shapes: Sequence[Any],
@@ -116,17 +116,19 @@ def _kernel(
     iterations: int,
 ) -> list[Node]:
     """A loop that is one kernel."""
-    kernel, numbers = found
-    return b.native(
+    kernel, numbers, avals = found
+    scratch = [(a.shape, a.dtype) for a in avals]
+    results = b.native(
         text,
         functools.partial(emission.kernel_unit, kernel),
-        run,
+        _with_scratch(run, scratch),
         args,
-        shapes,
+        [*shapes, *scratch],
         numbers=[machine.word(x) for x in numbers],
         work=iterations * sum(1 for _ in walk(kernel.body)),
-        is_shared=False,
+        is_shared=any(isinstance(s, Loop) and s.is_shared for s in kernel.body),
     )
+    return results[: len(shapes)]
 
 
 def _body(b: NodeBuilder, closed: ClosedJaxpr, carry: dict[int, int]) -> tuple[Program, list[int]]:

@@ -212,13 +212,14 @@ class NodeBuilder:
 
 
 class Lowered:
-    """A program as nodes: arguments, constants with their arrays, and results."""
+    """A program as nodes: arguments, constants with their arrays, results, steps with effects."""
 
     def __init__(self, subprogram: Callable[..., Program] | None = None) -> None:
         self.builder = NodeBuilder(subprogram)
         self.inputs: list[nodes.Leaf] = []
         self.consts: list[tuple[nodes.Leaf, np.ndarray]] = []
         self.outputs: list[Node] = []
+        self.effects: list[Node] = []
 
 
 def to_nodes(
@@ -248,6 +249,11 @@ def to_nodes(
                 b.single_use.add(node)
             else:  # perhaps an operand under another name, which may have more readers
                 b.single_use.discard(node)
+        if eqn.has_effects:
+            for step in b.nodes[before:]:
+                if isinstance(step, nodes.Host):
+                    step.has_effects = True
+                    lowered.effects.append(step)
     lowered.outputs = [_node(b, env, x) for x in closed.jaxpr.outvars]
     return lowered
 

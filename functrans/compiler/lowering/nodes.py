@@ -161,15 +161,19 @@ class DynamicSlice(Node):
 
 @dataclass(eq=False, slots=True)
 class Pad(Node):
-    """`base` where an index falls on an element of it, `value` elsewhere."""
+    """`base` where an index falls on an element of it, `value` elsewhere.
+
+    A base that is cheap to compute from `sources`, which are in memory, is computed here.
+    """
 
     base: Node
     value: Node
     config: tuple[tuple[int, int, int], ...]
+    sources: tuple[Node, ...] = ()
 
     @property
     def wholes(self) -> Sequence[Node]:
-        return (self.base,)
+        return self.sources or (self.base,)
 
     def reads(self, index: Index) -> list[tuple[Node, Index]]:
         return [(self.value, ())]
@@ -290,12 +294,13 @@ class Dot(Node):
 
 @dataclass(eq=False, slots=True)
 class Host(Node):
-    """A call of `function` on whole arrays."""
+    """A call of `function` on whole arrays. One that `has_effects` runs, and in order."""
 
     text: str
     function: Any
     operands: tuple[Node, ...]
     results: list[HostResult] = field(default_factory=list)
+    has_effects: bool = field(default=False, kw_only=True)
 
     @property
     def wholes(self) -> Sequence[Node]:

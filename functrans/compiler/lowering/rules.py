@@ -144,7 +144,41 @@ def pad(b: NodeBuilder, x: Node, value: Node, *, config: Any) -> Node:
         low + high + n + max(n - 1, 0) * interior
         for n, (low, high, interior) in zip(x.shape, config, strict=True)
     )
-    return b.add(nodes.Pad(shape, x.dtype, b.stored(x), value, tuple(config)))
+    if all(low <= 0 and high <= 0 and not interior for low, high, interior in config):
+        lows = [low for low, _, _ in config]
+        return b.view(
+            x, shape, lambda i: tuple(scaled(a, 1, -low) for a, low in zip(i, lows, strict=True))
+        )
+    sources = _cheap_sources(x)
+    if not sources:
+        return b.add(nodes.Pad(shape, x.dtype, b.stored(x), value, tuple(config)))
+    for source in sources:
+        b.stored(source)
+    return b.add(nodes.Pad(shape, x.dtype, x, value, tuple(config), tuple(sources)))
+
+
+_CHEAP = frozenset("add sub mul neg copy convert select abs max min".split())
+MOST_COMPUTED = 16  # operations of what is padded, up to which it is not stored first
+
+
+def _cheap_sources(x: Node) -> list[Node]:
+    """The nodes in memory that `x` is computed from in a few cheap operations; else none."""
+    found: dict[Node, None] = {}
+    seen: set[Node] = set()
+    stack = [x]
+    while stack:
+        node = nodes.base_of(stack.pop())
+        if node in seen or isinstance(node, nodes.Number):
+            continue
+        seen.add(node)
+        if isinstance(node, nodes.IN_MEMORY) or node.needed_whole:
+            found[node] = None
+        elif isinstance(node, nodes.Pointwise) and node.op in _CHEAP:
+            stack.extend(node.operands)
+        else:
+            return []
+    computed = len(seen) - len(found)
+    return list(found) if 0 < computed <= MOST_COMPUTED else []
 
 
 @rule("concatenate")
