@@ -41,10 +41,10 @@ from functrans.arguments import ShapeDtypeStruct
 from functrans.callbacks import io_callback, pure_callback
 from functrans.checking import check_jaxpr
 from functrans.config import checking_ir, checking_leaks, disable_jit
-from functrans.control_flow import implicit_function
 from functrans.core import Primitive
 from functrans.dtypes import float0
 from functrans.foreign import native_call, numba_call, numba_kernel
+from functrans.implicit import implicit_function
 from functrans.interpreters.nan_checks import debug_nans
 from functrans.interpreters.staging import eval_jaxpr
 from functrans.ir import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var

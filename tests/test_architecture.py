@@ -16,7 +16,7 @@ LAYERS = [
     ["interpreters"],
     ["compiler", "runtime"],
     ["arguments", "static_arguments", "stages", "call_path", "jit", "control_flow"],
-    ["api", "vectorize", "kernel_calls", "foreign", "callbacks", "debug", "export", "test_util"],
+    [*"api vectorize kernel_calls foreign callbacks debug export implicit test_util".split()],
     ["numpy", "lax", "lax_linalg", "windows", "nn", "random", "scipy", "tree", "tree_util"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -122,15 +122,23 @@ def test_the_solver_runs_once_for_a_value_and_its_gradient():
     assert calls == [np.float64] * 2
 
 
-def test_a_result_that_is_no_solution_is_refused_on_demand():
+@pytest.mark.parametrize("host", [True, False])
+def test_a_result_that_is_no_solution_is_refused_on_demand(host):
     solver = lambda x, a: x + 0.5  # noqa: E731
-    unchecked = ft.implicit_function(lambda x, a: x - a)(solver)
+    unchecked = ft.implicit_function(lambda x, a: x - a, host=host)(solver)
     assert unchecked(0.0, 1.0) == 0.5
-    checked = ft.implicit_function(lambda x, a: x - a, check=1e-3)(solver)
+    checked = ft.implicit_function(lambda x, a: x - a, check=1e-3, host=host)(solver)
     assert checked(0.5, 1.0) == 1.0
+    lanes = ft.vmap(checked, in_axes=(None, 0))
+    np.testing.assert_array_equal(lanes(0.5, np.ones(3)), np.ones(3))
     for call in (checked, ft.jit(checked), ft.grad(checked, argnums=1)):
         with pytest.raises(ValueError, match=r"residual is up to 0.5 there, check=0.001"):
             call(0.0, 1.0)
+    with pytest.raises(ValueError, match=r"residual is up to 0\.5 there"):
+        ft.jit(lanes)(0.0, np.array([0.5, 1.0]))
+    nothing = ft.implicit_function(lambda x, a: x - a, check=1.0, host=host)(lambda x, a: x / x)
+    with pytest.raises(ValueError, match="up to nan"), np.errstate(all="ignore"):
+        nothing(0.0, 1.0)
 
 
 def test_mistakes_say_what_to_do():
@@ -154,5 +162,5 @@ def test_mistakes_say_what_to_do():
 def test_compiled_code_says_that_the_solver_is_python():
     lowered = ft.jit(lambda t: by_scipy(START, t, 1.0)).lower(THETA)
     assert "host" in lowered.loop_program
-    with pytest.raises(TypeError, match="host_solver"):
+    with pytest.raises(TypeError, match="pure_callback"):
         ft.jit(lambda t: by_scipy(START, t, 1.0), host_steps="error")(THETA)

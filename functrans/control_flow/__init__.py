@@ -6,7 +6,6 @@ the interpreters, and binds the same primitive again. So transformations of loop
 
 from functrans.control_flow.associative import associative_scan
 from functrans.control_flow.conditionals import cond, switch
-from functrans.control_flow.implicit_functions import implicit_function
 from functrans.control_flow.linear_solves import custom_linear_solve
 from functrans.control_flow.maps import map
 from functrans.control_flow.roots import custom_root
@@ -19,7 +18,6 @@ __all__ = [
     "custom_linear_solve",
     "custom_root",
     "fori_loop",
-    "implicit_function",
     "map",
     "scan",
     "switch",
