@@ -160,6 +160,89 @@ def test_inside_a_scan(f, g):
     same(ft.jit(ft.grad(chain(f), argnums=(0, 1)))(SMALL, B), want)
 
 
+def newton(f, x):
+    return lax.while_loop(lambda x: fnp.abs(f(x)) > 1e-13, lambda x: x - f(x) / ft.grad(f)(x), x)
+
+
+def square_root(a):
+    return lax.custom_root(lambda x: x * x - a, 1.0, newton, lambda g, y: y / g(1.0))
+
+
+def chained(root, scan):
+    return lambda a: scan(lambda c, x: (root(c + x), c), a, np.arange(1.0, 5.0))[0]
+
+
+def python_scan(f, carry, xs):
+    for x in xs:
+        carry, _ = f(carry, x)
+    return carry, None
+
+
+def test_roots_of_numbers_in_loops_and_branches():
+    f, g = chained(square_root, lax.scan), chained(fnp.sqrt, python_scan)
+    lanes = np.array([1.0, 2.0, 3.0])
+    for change in (lambda h: h, ft.grad, lambda h: ft.jit(ft.hessian(h))):
+        same(change(f)(2.0), change(g)(2.0))
+        same(ft.jit(ft.vmap(change(f)))(lanes), ft.vmap(change(g))(lanes))
+    end = lambda a: lax.while_loop(lambda x: x > 1.1, square_root, a)  # noqa: E731
+    same(ft.jit(ft.grad(end))(7.0), ft.grad(lambda a: a ** (1 / 32))(7.0))
+    same(ft.vmap(ft.grad(end))(np.array([7.0, 1.2])), np.array([ft.grad(end)(7.0), 0.5 / 1.2**0.5]))
+    h = lambda p, a: lax.cond(p, square_root, lambda a: a * a, a)  # noqa: E731
+    slopes = ft.jit(ft.vmap(ft.grad(h, argnums=1), in_axes=(0, None)))
+    same(slopes(np.array([True, False]), 4.0), np.array([0.25, 8.0]))
+    third = ft.jit(ft.grad(ft.grad(ft.grad(square_root))))
+    same(third(2.0), np.float64(3 / 8 * 2**-2.5))
+
+
+def by_fori(a):
+    return lambda x: lax.fori_loop(0, 2, lambda _, x: ft.jit(lambda a, x: a @ x)(fnp.exp(a), x), x)
+
+
+def by_while(a):
+    step = lambda s: (s[0] + 1, fnp.exp(a) @ s[1])  # noqa: E731
+    return lambda x: lax.while_loop(lambda s: s[0] < 2, step, (0, x))[1]
+
+
+def by_cond(a):
+    return lambda x: lax.cond(a[0, 0] < 9, lambda x: fnp.exp(a) @ (fnp.exp(a) @ x), lambda x: x, x)
+
+
+def by_solve(a):
+    inverse = lambda x: given(a, x)  # noqa: E731
+    return lambda x: lax.custom_linear_solve(lambda z: inverse(inverse(z)), x, dense, dense)
+
+
+@pytest.mark.parametrize("matvec", [by_fori, by_while, by_cond, by_solve])
+def test_maps_with_programs_inside(matvec):
+    f = lambda a, b: lax.custom_linear_solve(matvec(a), b, dense, dense)  # noqa: E731
+    g = lambda a, b: exact(a, exact(a, b))  # noqa: E731
+    for jacobian in (ft.jacfwd, ft.jacrev, lambda h: ft.jacrev(ft.jacrev(h))):
+        same(ft.jit(jacobian(f))(SMALL, B), jacobian(g)(SMALL, B), 1e-7)
+        same(jacobian(f)(SMALL, B), jacobian(g)(SMALL, B), 1e-7)
+
+
+def test_nothing_leaks():
+    with ft.checking_leaks():
+        for f in (given, solved_root):
+            total = lambda a, f=f: fnp.sum(f(a, B))  # noqa: E731
+            ft.jit(ft.grad(total))(SMALL)
+            ft.grad(ft.jit(total))(SMALL)
+            ft.vmap(ft.jacfwd(total))(np.stack([SMALL, SMALL]))
+
+
+def test_linear_maps_are_kept_and_closed_over_arrays_are_read_at_each_call():
+    value, tangents = ft.linearize(given, SMALL, B)
+    same((value, tangents(A, B)), ft.jvp(exact, (SMALL, B), (A, B)))
+    _, pull = ft.vjp(given, SMALL, B)
+    same(ft.vmap(pull)(np.eye(3)), ft.jacrev(exact, argnums=(0, 1))(SMALL, B))
+    same(ft.linear_transpose(lambda b: given(SMALL, b), B)(B), (exact(SMALL.T, B),))
+    w = np.array([2.0, 4.0])
+    f = ft.jit(lambda b: lax.custom_linear_solve(lambda x: w * x, b, lambda m, y: y / w))
+    same(f(np.ones(2)), np.array([0.5, 0.25]))
+    w[:] = 1
+    same(f(np.ones(2)), np.ones(2))
+
+
 def test_named_axes_reach_the_programs():
     def f(x, scale):
         matvec = lambda t: t * scale + lax.psum(t, "rows") * 0  # noqa: E731
