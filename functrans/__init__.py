@@ -15,6 +15,10 @@ array([0., 0., 0.])
 """
 
 from functrans import (
+    ad_checkpoint,
+    checkpoint_policies,
+    custom_batching,
+    custom_derivatives,
     debug,
     export,
     lax,
@@ -40,8 +44,10 @@ from functrans.api import (
 from functrans.arguments import ShapeDtypeStruct
 from functrans.callbacks import io_callback, pure_callback
 from functrans.checking import check_jaxpr
+from functrans.checkpoint import checkpoint, remat
 from functrans.config import checking_ir, checking_leaks, disable_jit
 from functrans.core import Primitive
+from functrans.custom_rules import closure_convert, custom_gradient, custom_jvp, custom_vjp
 from functrans.dtypes import float0
 from functrans.foreign import native_call, numba_call, numba_kernel
 from functrans.implicit import implicit_function
@@ -63,10 +69,19 @@ __all__ = [
     "Primitive",
     "ShapeDtypeStruct",
     "Var",
+    "ad_checkpoint",
     "cache",
     "check_jaxpr",
     "checking_ir",
     "checking_leaks",
+    "checkpoint",
+    "checkpoint_policies",
+    "closure_convert",
+    "custom_batching",
+    "custom_derivatives",
+    "custom_gradient",
+    "custom_jvp",
+    "custom_vjp",
     "debug",
     "debug_nans",
     "disable_jit",
@@ -95,6 +110,7 @@ __all__ = [
     "printing",
     "pure_callback",
     "random",
+    "remat",
     "scipy",
     "test_util",
     "threads",

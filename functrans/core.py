@@ -49,7 +49,9 @@ class Primitive:
     - `batch(size, args, dims, **params) -> (out, out_dim)`; a dim is an int, or None: not batched;
     - `lower(builder, *operands, **params)`: what one element is (see `compiler/lowering/`).
       Without it the operation runs `impl` as a host step, shown as such.
-    - `partial_eval(trace, args, params)`: higher-order primitives only.
+    - `partial_eval(trace, args, params)`: higher-order primitives only;
+    - `callee(*avals, **params) -> ClosedJaxpr`: of a call, the program that compiled code has in
+      its place.
 
     `has_effects` marks operations that are there for what they do, not for their results: every
     pass keeps each of them, and their order.
@@ -59,6 +61,7 @@ class Primitive:
     has_effects = False
     lower: Any = None
     partial_eval: Any = None
+    callee: Any = None
 
     def __init__(self, name: str):
         self.name = name
@@ -114,6 +117,14 @@ class Zero:
 
     def __init__(self, aval: ShapedArray):
         self.aval = aval
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.aval.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.aval.dtype
 
     def __repr__(self) -> str:
         return f"Zero({self.aval})"

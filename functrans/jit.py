@@ -29,7 +29,7 @@ from functrans.config import switches, unusual
 from functrans.core import Linear, Primitive, Tracer, Zero, eval_trace
 from functrans.interpreters.batching import batch_jaxpr, move_to
 from functrans.interpreters.jvp import jvp_jaxpr
-from functrans.interpreters.linearize import LinearTrace, partial_eval_jaxpr
+from functrans.interpreters.linearize import LinearTrace, partial_eval_jaxpr, run_split
 from functrans.interpreters.staging import hoist_consts, trace_to_jaxpr
 from functrans.interpreters.transpose import transpose_jaxpr
 from functrans.ir import ClosedJaxpr, ShapedArray
@@ -105,20 +105,8 @@ class JitPrimitive(Primitive):
     def partial_eval(self, trace: LinearTrace, args: Any, params: dict[str, Any]) -> list[Any]:  # type: ignore[override]
         """Run what is known now, record the linear rest."""
         options = {k: v for k, v in params.items() if k != "jaxpr"}
-        unknown = tuple(trace.is_unknown(x) for x in args)
-        known, linear, out_unknown = partial_eval_jaxpr(params["jaxpr"], unknown)
-        known_args = [x for x, u in zip(args, unknown, strict=True) if not u]
-        with core.current(trace.parent):
-            results = self(*known_args, jaxpr=known, **options)
-        count = sum(not u for u in out_unknown)
-        residuals = [trace.atom(r) for r in results[count:]]
-        unknown_atoms = [trace.atom(x) for x, u in zip(args, unknown, strict=True) if u]
-        linear_params = {"jaxpr": linear, **options}
-        tracers = iter(
-            trace.record(self, [*residuals, *unknown_atoms], linear_params, linear.out_avals)
-        )
-        knowns = iter(results[:count])
-        return [next(tracers) if u else next(knowns) for u in out_unknown]
+        split = partial_eval_jaxpr(params["jaxpr"], tuple(trace.is_unknown(x) for x in args))
+        return run_split(trace, self, args, split, options, options)
 
 
 jit_primitive = JitPrimitive("jit")

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from functrans.api import jvp, vjp
+from functrans.core import get_aval
+from functrans.custom_rules import CustomFunction
+from functrans.jit import jit
 from functrans.pytree import tree_flatten, tree_leaves, tree_unflatten
-from functrans.vectorize import jacfwd, jacrev
+from functrans.vectorize import jacfwd, jacrev, vmap
 
 
 def _step(args: Sequence[Any], eps: float | None) -> float:
@@ -100,6 +103,63 @@ def check_grads(
             )
         if "rev" in modes:
             check_grads(lambda *xs: vjp(f, *xs)[1](ct), args, order - 1, modes, atol, rtol, eps)
+
+
+def check_custom_rule(
+    f: CustomFunction[..., Any],
+    args: Sequence[Any],
+    order: int = 1,
+    modes: Sequence[str] = ("fwd", "rev"),
+    atol: float | None = None,
+    rtol: float | None = None,
+    eps: float | None = None,
+) -> None:
+    """Check the rules of a function declared by `custom_jvp`, `custom_vjp` or `custom_vmap`.
+
+    Outputs that rules return are compared with those of the function, eagerly and staged; its
+    derivatives with finite differences, as in `check_grads`; a batch of two with each of them.
+    Arguments that carry no derivative are kept. Raises AssertionError with both values.
+    """
+    call, floats = _on_floats(f, args)
+    of_floats = lambda *xs: call(f, xs)  # noqa: E731
+    expected = call(f.fun, floats)
+    tangents = tuple(_random_like(np.random.default_rng(0), floats))
+    for name, g in (("eagerly", of_floats), ("staged", jit(of_floats))):
+        if "fwd" in modes:
+            outs = jvp(g, tuple(floats), tangents)[0]
+            _compare_outputs(outs, expected, f"outputs in forward mode, {name}")
+        if "rev" in modes:
+            _compare_outputs(vjp(g, *floats)[0], expected, f"outputs in reverse mode, {name}")
+    check_grads(of_floats, floats, order, modes, atol, rtol, eps)
+    nearby = [x * (1 + 1e-3) for x in floats]
+    batch = [np.stack(pair) for pair in zip(floats, nearby, strict=True)]
+    each = [np.stack(pair) for pair in zip(expected, call(f.fun, nearby), strict=True)]
+    _compare_outputs(vmap(of_floats)(*batch), each, "outputs of a batch")
+
+
+def _on_floats(
+    f: CustomFunction[..., Any], args: Sequence[Any]
+) -> tuple[Callable[..., list[Any]], list[np.ndarray]]:
+    """A way to call functions like `f` with the floats among its arguments, and these."""
+    full = f.positional(tuple(args), {})
+    fixed = {n % len(full) for n in f.nondiff_argnums}
+    leaves, tree = tree_flatten([None if i in fixed else x for i, x in enumerate(full)])
+    smooth = [i for i, x in enumerate(leaves) if get_aval(x).dtype.kind in "fc"]
+
+    def call(fun: Callable[..., Any], floats: Sequence[Any]) -> list[Any]:
+        moved = list(leaves)
+        for i, x in zip(smooth, floats, strict=True):
+            moved[i] = x
+        pairs = enumerate(zip(full, tree_unflatten(tree, moved), strict=True))
+        outs = tree_leaves(fun(*[x if i in fixed else y for i, (x, y) in pairs]))
+        return [y for y in outs if get_aval(y).dtype.kind in "fc"]
+
+    return call, [np.asarray(leaves[i]) for i in smooth]
+
+
+def _compare_outputs(found: Any, expected: Any, what: str) -> None:
+    finest = max([np.finfo(get_aval(y).dtype).eps for y in expected], default=2e-16)
+    _compare(found, expected, 100 * float(finest), 1e4 * float(finest), what)
 
 
 def compare_jacobians(

@@ -471,3 +471,60 @@ def test_a_branch_in_a_loop_of_numbers():
         same(ft.jit(run)(x), want(x))
         same(ft.jit(gradient)(x), want_gradient(x))
         same(ft.vmap(gradient)(np.full(16, x)), np.full(16, want_gradient(x)))
+
+
+# ---------------------------------------------------------------------------- segments
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 10, 29])
+def test_a_scan_in_segments_is_the_scan(n, levels, reverse):
+    xs = np.linspace(-1, 1, 3 * n).reshape(n, 3)
+
+    def f(xs, c, **options):
+        step = lambda c, x: (fnp.tanh(c * 1.1 + x), c[:2])  # noqa: E731
+        return lax.scan(step, c, xs, reverse=reverse, **options)
+
+    def loss(xs, c, **options):
+        return fnp.sum(f(xs, c, **options)[1] ** 2) + fnp.sum(f(xs, c, **options)[0])
+
+    options = {"checkpoint": levels}
+    same(f(xs, C, **options), f(xs, C))
+    want = ft.grad(loss, argnums=(0, 1))(xs, C)
+    same(ft.grad(lambda x, c: loss(x, c, **options), argnums=(0, 1))(xs, C), want)
+    same(ft.jit(ft.grad(lambda x, c: loss(x, c, **options), argnums=(0, 1)))(xs, C), want)
+
+
+def test_segments_keep_less():
+    x = np.full(2000, 0.1)
+
+    def arena(**options):
+        def f(x):
+            return fnp.sum(
+                lax.scan(lambda c, _: (fnp.sin(c), None), x, None, length=900, **options)[0]
+            )
+
+        return lower_to_program(ft.make_jaxpr(ft.grad(f))(x)).arena_bytes
+
+    assert arena() > 900 * x.nbytes
+    assert arena(checkpoint=True) < 140 * x.nbytes
+    assert arena(checkpoint=2) < 80 * x.nbytes
+
+
+def test_a_function_that_loops_again_is_not_traced_again():
+    count = []
+
+    def body(i, x):
+        count.append(i)
+        return x * w + i
+
+    w = np.ones(3)
+    for _ in range(3):
+        same(lax.fori_loop(0, 3, body, C), C + 3)
+    assert len(count) == 1
+    w[:] = 2
+    same(lax.fori_loop(0, 1, body, C), 2 * C)
+    before = len(count)
+    ft.grad(lambda v: fnp.sum(lax.fori_loop(0, 3, lambda i, x: body(i, x) * v, C)))(1.0)
+    assert len(count) == before + 1

@@ -92,3 +92,32 @@ def test_compiled_and_printed_programs_and_their_gradients_equal_eager(
     want = slope(x, y)
     same(ft.jit(slope)(x, y), want)
     same(run_python(ft.jit(slope).lower(x, y).program, [x, y]), want)
+
+
+@settings(max_examples=25)
+@given(st.lists(steps, min_size=2, max_size=3), st.integers(0, 2**9 - 1), st.integers(0, 1000))
+def test_gradients_of_checkpointed_parts_equal_eager(parts: Any, bits: int, seed: int) -> None:
+    def whole(wrap: Any) -> Any:
+        def run(x: Any, y: Any) -> Any:
+            for k, part in enumerate(parts):
+                a, b, _ = wrap(program(part), k)(x, y)
+                x, y = (v if np.ndim(v) else v + np.zeros(3) for v in (a, b))
+            return np.sum(np.sin(x)) + np.sum(y * 0.1)
+
+        return run
+
+    def checkpointed(f: Any, k: int) -> Any:
+        saved = bits >> 3 * k & 3
+        policy = (
+            None if saved == 3 else lambda primitive, *_, **__: len(primitive.name) % 3 == saved
+        )
+        wrapped = ft.checkpoint(f, policy=policy)
+        return ft.jit(wrapped) if bits >> 3 * k & 4 else wrapped
+
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(2, 3)), rng.normal(size=(2, 3))
+    want = ft.grad(whole(lambda f, k: f), argnums=(0, 1))(x, y)
+    with ft.checking_ir():
+        gradient = ft.grad(whole(checkpointed), argnums=(0, 1))
+        same(gradient(x, y), want)
+        same(ft.jit(gradient)(x, y), want)

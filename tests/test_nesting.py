@@ -37,6 +37,7 @@ DIFFERENTIATE = {
 # Each takes a function of one number to one with the same values.
 KEEP = {
     "jit": ft.jit,
+    "checkpoint": ft.checkpoint,
     "vmap of 1": lambda f: lambda x: ft.vmap(f)(np.stack([x]))[0],
     "vmap of 2": lambda f: lambda x: ft.vmap(f)(np.stack([x + 1, x]))[1],
     "vmap, shared": lambda f: (

@@ -7,7 +7,7 @@ import pytest
 
 import functrans as ft
 from functrans import ops
-from functrans.test_util import check_grads, compare_jacobians
+from functrans.test_util import check_custom_rule, check_grads, compare_jacobians
 
 X = np.array([0.5, -1.0, 2.0])
 
@@ -99,3 +99,65 @@ def test_jacobians_take_further_arguments_and_scalars():
     assert theoretical.shape == numerical.shape == (2, 0)
     with pytest.raises(ValueError, match="'fwd' or 'rev', got 'both'"):
         compare_jacobians(np.sin, X, mode="both")
+
+
+# ---------------------------------------------------------------------------- rules of functions
+
+
+def scaled(mode, p, n, x):
+    """A function with an argument of each kind: of no kind, a tree, an integer, an array."""
+    return {"y": np.sin(x) * p["w"] * n, "n": n, mode: x}
+
+
+def rules_of_scaled():
+    f = ft.custom_vjp(scaled, nondiff_argnums=0)
+    f.defvjp(
+        lambda mode, p, n, x: (scaled(mode, p, n, x), (p["w"], n, x)),
+        lambda mode, r, ct: (
+            {"w": np.sin(r[2]) * r[1] * ct["y"]},
+            None,
+            np.cos(r[2]) * r[0] * r[1] * ct["y"] + ct[mode],
+        ),
+    )
+    return f
+
+
+ARGS = ("same", {"w": X + 3}, 2, X)
+
+
+def test_right_rules_pass_with_arguments_of_every_kind():
+    check_custom_rule(rules_of_scaled(), ARGS, order=2)
+    power = ft.custom_jvp(lambda x, n=2.0: x**n)
+    power.defjvps(lambda t, y, x, n: n * x ** (n - 1) * t, lambda t, y, x, n: y * np.log(x) * t)
+    check_custom_rule(power, (np.float32(1.5),))
+    double = ft.custom_batching.custom_vmap(lambda x: 2 * x)
+    double.def_vmap(lambda size, in_batched, x: (2 * x, True))
+    check_custom_rule(double, (X,))
+
+
+MISTAKES = {
+    "outputs in forward mode": lambda f: f.defjvp(
+        lambda m, p, t: (f(m, p[0], p[1], 2 * p[2]),) * 2
+    ),
+    "outputs in reverse mode": lambda f: f.defvjp(
+        lambda m, p, n, x: (f(m, p, n, x + 1), None), lambda m, r, ct: (None, None, None)
+    ),
+    "reverse mode, 1": lambda f: f.defvjp(
+        lambda m, p, n, x: (f(m, p, n, x), None), lambda m, r, ct: (None, None, ct["y"])
+    ),
+    "outputs of a batch": lambda f: f.def_vmap(
+        lambda size, b, m, p, n, x: (
+            {"y": x, "n": n, m: x},
+            {"y": True, "n": False, m: True},
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_wrong_rules_fail_with_what_differs(mistake):
+    f = rules_of_scaled()
+    MISTAKES[mistake](f)
+    modes = ("rev",) if "reverse" in mistake else ("fwd", "rev")
+    with pytest.raises(AssertionError, match=mistake):
+        check_custom_rule(f, ARGS, modes=modes)

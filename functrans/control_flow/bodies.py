@@ -7,6 +7,7 @@ alone. A carry that comes back as another type than it went in is refused, with 
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from functrans import pytree
 from functrans.arguments import check_leaves, flatten_outputs, function_name, leaf_names
-from functrans.core import Primitive, get_aval, is_weak
+from functrans.core import Primitive, Tracer, axis_environment, get_aval, is_weak
 from functrans.interpreters.staging import hoist_consts, trace_to_jaxpr
 from functrans.ir import ClosedJaxpr, Jaxpr, ShapedArray
 from functrans.jit import jit_primitive
@@ -30,14 +31,45 @@ class Body(NamedTuple):
     weak: list[bool]  # which results stand for Python scalars
 
 
+# Bodies by the user's function that they come from: a loop that is called again is not traced
+# again, as a jitted function is not. Of a function made anew at each call nothing is found here.
+_bodies: weakref.WeakKeyDictionary[Any, dict[Any, Body]] = weakref.WeakKeyDictionary()
+
+
 def trace_body(
     fun: Callable[..., Any],
     tree: Any,
     avals: Sequence[ShapedArray],
     weak: Sequence[bool],
     what: str,
+    *,
+    owner: Sequence[Any] = (),
 ) -> Body:
-    """Trace `fun` for arguments, a tuple of structure `tree`."""
+    """Trace `fun` for arguments, a tuple of structure `tree`.
+
+    `owner` is the user's function that `fun` calls, and what else `fun` depends on.
+    """
+    user, *rest = owner or (fun,)
+    try:
+        known = _bodies.setdefault(user, {})
+    except TypeError:  # an object without weak references, or without a hash
+        return _trace_body(fun, tree, avals, weak, what)
+    key = (tree, tuple(avals), tuple(weak), *rest, axis_environment())
+    if key not in known:
+        body = _trace_body(fun, tree, avals, weak, what)
+        if any(isinstance(c, Tracer) for c in body.consts):
+            return body
+        known[key] = body
+    return known[key]
+
+
+def _trace_body(
+    fun: Callable[..., Any],
+    tree: Any,
+    avals: Sequence[ShapedArray],
+    weak: Sequence[bool],
+    what: str,
+) -> Body:
     found: list[Any] = []
 
     def flat(*leaves: Any) -> list[Any]:

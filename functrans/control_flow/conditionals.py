@@ -87,7 +87,7 @@ class Cond(ControlFlow):
         index, *rest = args
         unknown = tuple(trace.is_unknown(x) for x in rest)
         wanted = _any_of(partial_eval_jaxpr(b, unknown)[2] for b in branches)
-        splits = [partial_eval_jaxpr(b, unknown, wanted) for b in branches]
+        splits = [partial_eval_jaxpr(b, unknown, wanted=wanted) for b in branches]
         num_known = sum(not u for u in wanted)
         known, linear = _with_slots(splits, num_known)
         known_args = [x for x, u in zip(rest, unknown, strict=True) if not u]

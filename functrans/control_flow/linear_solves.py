@@ -12,12 +12,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from functrans import ops, pytree
 from functrans.arguments import concrete_scalar, leaf_names
-from functrans.compiler.lowering import nodes
-from functrans.compiler.lowering.control_flow_rules import RULES
 from functrans.control_flow.bodies import (
     Body,
     ControlFlow,
@@ -65,12 +61,6 @@ class Solver(ControlFlow):
         return run_compiled(self.callee(*map(get_aval, args), **params), args)
 
     host_impl = impl
-
-    def lower(self, builder: Any, *operands: Any, **params: Any) -> Any:  # type: ignore[override]
-        """A step that runs the program, as the only branch of a `cond` would be."""
-        program = self.callee(*[ShapedArray(x.shape, x.dtype) for x in operands], **params)
-        only = builder.add(nodes.Number((), np.dtype(np.int64), np.int64(0)))
-        return RULES["cond"](builder, only, *operands, branches=(program,))
 
 
 def groups(values: Sequence[Any], sizes: Sequence[int]) -> list[tuple[Any, ...]]:
@@ -194,7 +184,7 @@ def transposed_map(closed: ClosedJaxpr, num_consts: int) -> ClosedJaxpr:
     if key not in closed.derived:
         avals, outs = closed.in_avals[num_consts:], closed.out_avals
         unknown = (*(False,) * num_consts, *(True,) * len(avals))
-        known, linear, _ = partial_eval_jaxpr(closed, unknown, (True,) * len(outs))
+        known, linear, _ = partial_eval_jaxpr(closed, unknown, wanted=(True,) * len(outs))
         flags = (*(False,) * len(known.out_avals), *(True,) * len(avals))
         try:
             back, reached = transpose_jaxpr(linear, flags, (True,) * len(outs))

@@ -26,6 +26,7 @@ from functrans.control_flow.bodies import (
     trace_body,
     what_of,
 )
+from functrans.control_flow.segments import scan_in_segments
 from functrans.core import Linear, Zero, get_aval, instantiate, is_weak
 from functrans.interpreters.batching import batch_jaxpr, move_to
 from functrans.interpreters.jvp import jvp_jaxpr
@@ -116,7 +117,7 @@ class Scan(ControlFlow):
         num_ys = len(jaxpr.out_avals) - nc
         while True:
             wanted = (*unknown[nk : nk + nc], *(False,) * num_ys)
-            known, linear, out_unknown = partial_eval_jaxpr(jaxpr, tuple(unknown), wanted)
+            known, linear, out_unknown = partial_eval_jaxpr(jaxpr, tuple(unknown), wanted=wanted)
             if list(out_unknown[:nc]) == unknown[nk : nk + nc]:
                 break
             unknown[nk : nk + nc] = out_unknown[:nc]
@@ -280,12 +281,18 @@ def scan(
     length: int | None = None,
     reverse: bool = False,
     unroll: int | bool = 1,
+    *,
+    checkpoint: int | bool = False,
 ) -> tuple[Any, Any]:
     """A loop with a carry over slices of `xs`: `carry, y = f(carry, x)`.
 
     Returns the last carry and the `y`s stacked. `xs` and `y` are pytrees; the leaves of `xs` have
     one leading extent, which is `length` (to be given where `xs` is None). With `reverse` the loop
-    begins at the end. `unroll` iterations are one in machine code.
+    begins at the end. `unroll` is accepted as JAX's; the compiler unrolls as it sees fit.
+
+    Reverse mode keeps something of every step. With `checkpoint` it keeps the carry of about
+    sqrt(length) steps, and computes the others again; a number k means segments in segments, k
+    levels, which keep about k length^(1/(k+1)) carries and compute every step k times again.
 
     >>> import numpy as np
     >>> scan(lambda total, x: (total + x, total), 0.0, np.arange(4.0))
@@ -294,10 +301,32 @@ def scan(
     Raises TypeError, naming the component, for a carry that comes back with another structure,
     shape or dtype, ValueError for extents that differ.
     """
-    what = what_of("scan", f)
+    return scan_of(
+        f, init, xs, length, reverse=reverse, unroll=unroll, checkpoint=checkpoint, owner=(f,)
+    )
+
+
+def scan_of(
+    f: Callable[[Any, Any], tuple[Any, Any]],
+    init: Any,
+    xs: Any = None,
+    length: int | None = None,
+    *,
+    reverse: bool = False,
+    unroll: int | bool = 1,
+    checkpoint: int | bool = False,
+    owner: Sequence[Any],
+) -> tuple[Any, Any]:
+    """`scan` of a function that is made of a user's; see `trace_body`."""
+    user, kind, *_ = *owner, "scan"
+    what = what_of(kind, user)
     init_leaves, init_tree = arguments_of(what, "init", init)
     xs_leaves, xs_tree = arguments_of(what, "xs", xs)
     length = leading_extent(what, xs, xs_leaves, length)
+    if checkpoint and length > 1:
+        return scan_in_segments(
+            scan, f, init, xs, length=length, reverse=bool(reverse), levels=int(checkpoint)
+        )
     if switches.jit_disabled:
         return _python_scan(f, init, xs_leaves, xs_tree, length, reverse=reverse)
     slices = [get_aval(x).update(shape=get_aval(x).shape[1:]) for x in xs_leaves]
@@ -307,7 +336,7 @@ def scan(
     def trace(init: list[Any]) -> tuple[Body, Any]:
         avals = [*map(get_aval, init), *slices]
         weak = [*map(is_weak, init), *(False,) * len(slices)]
-        body = trace_body(f, tree, avals, weak, what)
+        body = trace_body(f, tree, avals, weak, what, owner=owner)
         parts = pytree.treedef_children(body.tree)
         if len(parts) != 2 or body.tree != pytree.treedef_tuple(parts):
             raise TypeError(
@@ -361,4 +390,4 @@ def _python_scan(
     return carry, pytree.tree_map(lambda *parts: np.stack(parts), *rows)
 
 
-__all__ = ["scan", "scan_primitive"]
+__all__ = ["scan", "scan_of", "scan_primitive"]

@@ -32,7 +32,7 @@ from functrans.control_flow.bodies import (
     what_of,
 )
 from functrans.control_flow.conditionals import switch
-from functrans.control_flow.scans import scan
+from functrans.control_flow.scans import scan_of
 from functrans.core import Primitive, Tracer, Zero, get_aval, instantiate, is_weak
 from functrans.interpreters.batching import batch_flat, batch_jaxpr, move_to
 from functrans.interpreters.jvp import jvp_flat, jvp_jaxpr
@@ -130,7 +130,7 @@ class While(ControlFlow):
             raise TypeError("while_loop: the condition of a linear loop depends on its input.")
         unknown = unknown[nc:]
         while True:
-            split = partial_eval_jaxpr(body, tuple(unknown), tuple(unknown[nb:]))
+            split = partial_eval_jaxpr(body, tuple(unknown), wanted=tuple(unknown[nb:]))
             if list(split[2]) == unknown[nb:]:
                 break
             unknown[nb:] = split[2]
@@ -492,6 +492,11 @@ def while_loop(
     Raises TypeError for a condition that is no boolean scalar, and for a carry that comes back with
     another structure, shape or dtype, naming the component.
     """
+    return _while_of(cond_fun, body_fun, init_val, owners=((cond_fun,), (body_fun,)))
+
+
+def _while_of(cond_fun: Any, body_fun: Any, init_val: Any, *, owners: Sequence[Any]) -> Any:
+    """`while_loop` of functions that are made of a user's; see `trace_body`."""
     what = what_of("while_loop", body_fun)
     leaves, tree = arguments_of(what, "init_val", init_val)
     if switches.jit_disabled:
@@ -502,12 +507,13 @@ def while_loop(
 
     def trace(init: list[Any]) -> tuple[Body, Any]:
         avals, weak = [get_aval(x) for x in init], [is_weak(x) for x in init]
-        body = trace_body(body_fun, one, avals, weak, what)
+        body = trace_body(body_fun, one, avals, weak, what, owner=owners[1])
         return body, body.tree
 
     body, carry = fixed_carry(what, trace, leaves, tree)
     avals, weak = [get_aval(x) for x in carry], [is_weak(x) for x in carry]
-    test = trace_body(cond_fun, one, avals, weak, what_of("while_loop", cond_fun))
+    name = what_of("while_loop", cond_fun)
+    test = trace_body(cond_fun, one, avals, weak, name, owner=owners[0])
     outs = test.jaxpr.out_avals
     if len(outs) != 1 or outs[0].shape or outs[0].dtype.kind != "b":
         raise TypeError(
@@ -551,9 +557,9 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
     )
     one = dtype.type(1)
     if not isinstance(lower, Tracer) and not isinstance(upper, Tracer):
-        (_, result), _ = scan(
+        (_, result), _ = scan_of(
             lambda s, _: ((s[0] + one, body_fun(s[0], s[1])), None), (lower, init_val),
-            length=max(int(upper) - int(lower), 0),
+            length=max(int(upper) - int(lower), 0), owner=(body_fun, "fori_loop", dtype),
         )  # fmt: skip
         return result
     return while_loop(

@@ -30,6 +30,7 @@ from functrans.core import (
     swap_trace,
 )
 from functrans.interpreters.jvp import JVPTrace, JVPTracer
+from functrans.interpreters.rematerialize import Policy, recomputing
 from functrans.interpreters.staging import (
     JaxprTrace,
     jaxpr_as_fun,
@@ -219,24 +220,34 @@ def _tape_out(linear: LinearTrace, tangent: Any) -> Atom | Zero:
     return tangent if type(tangent) is Zero else linear.atom(tangent)
 
 
+Split = tuple[ClosedJaxpr, ClosedJaxpr, tuple[bool, ...]]
+
+
 def partial_eval_jaxpr(
-    closed: ClosedJaxpr, unknown: tuple[bool, ...], wanted: tuple[bool, ...] = ()
-) -> tuple[ClosedJaxpr, ClosedJaxpr, tuple[bool, ...]]:
+    closed: ClosedJaxpr,
+    unknown: tuple[bool, ...],
+    policy: Policy | None = None,
+    wanted: tuple[bool, ...] = (),
+) -> Split:
     """Split a program by what depends on its unknown inputs.
 
     Returns (known, linear, out_unknown): `known` maps the known inputs to the known outputs
     followed by the residuals; `linear` maps residuals and unknown inputs to the unknown outputs.
-    `wanted` outputs count as unknown, also where they are known.
+    It computes again from the residuals what `policy` does not save; without a policy, what is
+    cheap (see `restorable`). A residual may be an input of `known` or one of its outputs; see
+    `forwarding`. `wanted` outputs count as unknown, also where they are known.
     """
-    key = ("partial_eval", unknown, wanted)
+    key = ("partial_eval", unknown, policy, wanted)
     if key not in closed.derived:
-        closed.derived[key] = _partial_eval_jaxpr(closed, unknown, wanted)
+        known, linear, out_unknown = _partial_eval_jaxpr(closed, unknown, wanted)
+        count = sum(not u for u in out_unknown)
+        closed.derived[key] = (*recomputing(known, linear, count, policy), out_unknown)
     return closed.derived[key]
 
 
 def _partial_eval_jaxpr(
     closed: ClosedJaxpr, unknown: tuple[bool, ...], wanted: tuple[bool, ...]
-) -> tuple[ClosedJaxpr, ClosedJaxpr, tuple[bool, ...]]:
+) -> Split:
     avals = closed.in_avals
     parts: list[Any] = []
 
@@ -266,3 +277,42 @@ def _partial_eval_jaxpr(
         constvars=[], invars=linear_jaxpr.constvars + linear_jaxpr.invars
     )
     return known, ClosedJaxpr(residual_first), out_unknown
+
+
+def forwarding(known: ClosedJaxpr, count: int) -> tuple[ClosedJaxpr, tuple[int, ...]]:
+    """Drop residuals, the outputs from `count` on, that are there already.
+
+    Returns the program, and where each residual is among its inputs followed by its outputs.
+    """
+    key = ("forwarding", count)
+    if key not in known.derived:
+        jaxpr = known.jaxpr
+        outvars = jaxpr.outvars[:count]
+        places = {a: i for i, a in reversed(list(enumerate([*jaxpr.invars, *outvars])))}
+        for a in jaxpr.outvars[count:]:
+            if a not in places:
+                places[a] = len(jaxpr.invars) + len(outvars)
+                outvars.append(a)
+        found = tuple(places[a] for a in jaxpr.outvars[count:])
+        program = ClosedJaxpr(jaxpr.replace(outvars=outvars), known.consts)
+        known.derived[key] = program, found
+    return known.derived[key]
+
+
+def run_split(
+    trace: LinearTrace, primitive: Primitive, args: Sequence[Any], split: Split,
+    known_params: dict[str, Any], linear_params: dict[str, Any],
+) -> list[Any]:  # fmt: skip
+    """The `partial_eval` of a call: run the known program, record the linear one."""
+    known, linear, out_unknown = split
+    count = sum(not u for u in out_unknown)
+    known, places = forwarding(known, count)
+    known_args = [x for x in args if not trace.is_unknown(x)]
+    with current(trace.parent):
+        results = primitive(*known_args, jaxpr=known, **known_params)
+    there = [*known_args, *results]
+    atoms = [trace.atom(there[i]) for i in places]
+    atoms += [trace.atom(x) for x in args if trace.is_unknown(x)]
+    recorded = trace.record(primitive, atoms, {"jaxpr": linear, **linear_params}, linear.out_avals)
+    tracers, knowns = iter(recorded), iter(results[:count])
+    return [next(tracers) if u else next(knowns) for u in out_unknown]

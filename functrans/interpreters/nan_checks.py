@@ -89,6 +89,8 @@ def _by_parts(
     if primitive.name == "jit":
         closed: ClosedJaxpr = params["jaxpr"]
         return functools.partial(eval_jaxpr, closed.jaxpr, closed.consts, *args)
+    if primitive.name == "custom_call":
+        return functools.partial(primitive.impl, *args, **params)
     in_python = getattr(primitive, "host_impl", None)
     if in_python is None or any(isinstance(x, Tracer) for x in args):
         return None

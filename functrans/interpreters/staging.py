@@ -24,6 +24,7 @@ from functrans.core import (
     current,
     current_trace,
     eqn_source,
+    eval_trace,
     get_aval,
     leaked,
     swap_source,
@@ -208,6 +209,7 @@ def eval_jaxpr(jaxpr: Jaxpr, consts: Sequence[Any], *args: Any) -> list[Any]:
         if type(x) in dtypes.PYTHON_SCALARS:
             x = np.asarray(x).astype(var.aval.dtype, casting="same_kind")[()]
         env[var] = x
+    ending = _last_uses(jaxpr) if current_trace() is eval_trace else {}
     before = swap_source(None)
     eqn = None
     try:
@@ -220,6 +222,8 @@ def eval_jaxpr(jaxpr: Jaxpr, consts: Sequence[Any], *args: Any) -> list[Any]:
                 env.update(zip(eqn.outvars, out, strict=True))
             else:
                 env[eqn.outvars[0]] = out
+            for var in ending.get(eqn, ()):
+                del env[var]
     except Exception as error:
         if eqn is not None and eqn.source is not None:
             error.add_note(f"in {eqn.primitive.name}, traced at {eqn.source}")
@@ -227,6 +231,17 @@ def eval_jaxpr(jaxpr: Jaxpr, consts: Sequence[Any], *args: Any) -> list[Any]:
     finally:
         swap_source(before)
     return [a.val if type(a) is Literal else env[a] for a in jaxpr.outvars]  # type: ignore[index]
+
+
+def _last_uses(jaxpr: Jaxpr) -> dict[JaxprEqn, list[Var]]:
+    """The variables that nobody reads after an equation, so that their memory is free then."""
+    read: set[Atom] = set(jaxpr.outvars)
+    ending = {}
+    for eqn in reversed(jaxpr.eqns):
+        last = {a for a in (*eqn.invars, *eqn.outvars) if type(a) is Var and a not in read}
+        read |= last
+        ending[eqn] = list(last)
+    return ending
 
 
 def jaxpr_as_fun(closed: ClosedJaxpr) -> Callable[..., list[Any]]:

@@ -14,7 +14,7 @@ from functrans import ops
 from functrans.core import Linear, Zero, swap_source
 from functrans.interpreters.linearize import Tape
 from functrans.interpreters.staging import trace_to_jaxpr
-from functrans.ir import Atom, ClosedJaxpr, JaxprEqn, Literal, Var
+from functrans.ir import Atom, ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 
 def transpose_tape(tape: Tape, cts: Sequence[Any]) -> list[Any]:
@@ -117,10 +117,31 @@ def _transpose_jaxpr(
             for v, given in zip(jaxpr.outvars, ct_given, strict=True)
         ]
         ct_of = seed(jaxpr.outvars, out_cts)
-        backward_pass(jaxpr.eqns, known, ct_of)
+        backward_pass(_computed(jaxpr, known, linear_vars), known, ct_of)
         reached.extend(v in ct_of for v in linear_vars)
         return [ct_of[v] for v in linear_vars if v in ct_of]
 
     ct_avals = [v.aval for v, given in zip(jaxpr.outvars, ct_given, strict=True) if given]
     program = trace_to_jaxpr(backward, [*(v.aval for v in known_vars), *ct_avals], what="transpose")
     return program, tuple(reached)
+
+
+def _computed(jaxpr: Jaxpr, known: dict[Var, Any], linear_vars: Sequence[Var]) -> list[JaxprEqn]:
+    """Compute into `known` what depends on known inputs alone; return the equations of the rest."""
+    unknown = set(linear_vars)
+    rest = []
+    before = swap_source(None)
+    try:
+        for eqn in jaxpr.eqns:
+            if not unknown.isdisjoint(eqn.invars):
+                unknown.update(eqn.outvars)
+                rest.append(eqn)
+                continue
+            swap_source(eqn.source)
+            operands = [a.val if type(a) is Literal else known[a] for a in eqn.invars]  # type: ignore[index]
+            out = eqn.primitive(*operands, **eqn.params)
+            results = out if eqn.primitive.multiple_results else [out]
+            known.update(zip(eqn.outvars, results, strict=True))
+    finally:
+        swap_source(before)
+    return rest

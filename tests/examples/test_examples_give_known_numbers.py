@@ -11,6 +11,7 @@ from scipy.special import wrightomega
 from examples import (
     adaptive_steps,
     custom_interpreter,
+    custom_rules,
     d2l_autograd,
     d2l_control_flow,
     digits,
@@ -120,6 +121,15 @@ def test_own_operation_has_the_derivatives_of_the_omega_function():
     np.testing.assert_array_equal(outcome.value, w)
     np.testing.assert_allclose(outcome.first, w / (1 + w), rtol=1e-14)
     np.testing.assert_allclose(outcome.second, w / (1 + w) ** 3, rtol=1e-14)
+
+
+def test_rules_of_functions_give_their_derivatives(capsys):
+    outcome = custom_rules.main()
+    np.testing.assert_allclose(outcome.root, [2, 1 / 12, -2 / 9 * 8 ** (-5 / 3)], rtol=1e-10)
+    np.testing.assert_array_equal(outcome.slope, [0, 0.5, 1])
+    assert outcome.clipped == 1
+    np.testing.assert_array_equal(outcome.lengths, [5, 1])
+    assert "custom_call[ call=softplus:jvp" in capsys.readouterr().out
 
 
 def test_minimizers_reach_the_known_minima():

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import functrans as ft
+
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
@@ -31,8 +33,14 @@ def test_readme_python_blocks_run_in_order(capsys):
         "loss": lambda params, x, y: np.mean((x @ params["w"] + params["b"] - y) ** 2),
     }
     blocks = re.findall(r"^```python\n(.*?)^```$", README, re.S | re.M)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(block, names)
     assert names["value"] < 0.01
     assert "{ lambda ;" in capsys.readouterr().out
+
+
+def test_python_blocks_of_the_docs_run():
+    for path in sorted((Path(__file__).parents[2] / "docs").glob("*.md")):
+        for block in re.findall(r"^```python\n(.*?)^```$", path.read_text("utf-8"), re.S | re.M):
+            exec(block, {"np": np, "ft": ft})

@@ -18,6 +18,7 @@ import numpy as np
 
 from functrans import dtypes, ops
 from functrans.core import Primitive
+from functrans.interpreters.rematerialize import name_primitive
 from functrans.ir import Atom, ClosedJaxpr, JaxprEqn, Literal, ShapedArray, Var
 from functrans.ops.base import Elementwise
 from functrans.source_info import Source
@@ -412,6 +413,7 @@ ALGEBRA: dict[Primitive, tuple[Rule, ...]] = {
     ops.select: (_select,),
     ops.copy: (_first_operand,),
     ops.stop_gradient: (_first_operand,),
+    name_primitive: (_first_operand,),
     ops.convert_element_type: (_same_type,),
     ops.broadcast_in_dim: (_broadcast_in_dim, _broadcast_of_reshape),
     ops.reshape: (_same_type, _reshape, _repeated),

@@ -18,6 +18,8 @@ import numpy as np
 
 from functrans import ops
 from functrans.compiler.jaxprs.algebra import fold_constants, simplify_algebra
+from functrans.compiler.jaxprs.barriers import barrier
+from functrans.interpreters.rematerialize import is_call
 from functrans.ir import Atom, ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
 # ---------------------------------------------------------------------------- calls
@@ -37,7 +39,7 @@ class _Call:
 
 
 def inline_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """Replace calls of jitted functions by their equations; their constants become ours.
+    """Replace calls by the equations of the programs called; their constants become ours.
 
     An array that several programs hold is one constant of the result.
     """
@@ -57,8 +59,8 @@ def inline_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
                 results = [call.atom(a) for a in call.outvars]
                 stack[-1].env.update(zip(call.eqn.outvars, results, strict=True))
         elif _is_call(eqn):
-            callee = eqn.params["jaxpr"]
-            operands = [call.atom(a) for a in eqn.invars]
+            callee = _callee(eqn)
+            operands = _held_back(eqn, [call.atom(a) for a in eqn.invars], eqns)
             inner = _Call(callee, dict(zip(callee.jaxpr.invars, operands, strict=True)), eqn)
             _bind_constants(inner, callee, constants)
             stack.append(inner)
@@ -71,7 +73,26 @@ def inline_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
 
 
 def _is_call(eqn: JaxprEqn) -> bool:
-    return eqn.primitive.name == "jit" and isinstance(eqn.params.get("jaxpr"), ClosedJaxpr)
+    return is_call(eqn) or eqn.primitive.callee is not None
+
+
+def _callee(eqn: JaxprEqn) -> ClosedJaxpr:
+    if is_call(eqn):
+        return eqn.params["jaxpr"]
+    return eqn.primitive.callee(*[a.aval for a in eqn.invars], **eqn.params)
+
+
+def _held_back(eqn: JaxprEqn, operands: list[Atom], eqns: list[JaxprEqn]) -> list[Atom]:
+    """Operands such that a recomputation is none of what was computed before: see `barrier`."""
+    count = eqn.params.get("residuals", 0)
+    held: list[Atom] = []
+    for x in operands[:count]:
+        if type(x) is Var:
+            var = Var(x.aval, x.name)
+            eqns.append(JaxprEqn([x, *operands[count:]], [var], barrier, {}, eqn.source))
+            x = var
+        held.append(x)
+    return held + operands[count:]
 
 
 def _bind_constants(
@@ -128,10 +149,10 @@ def _key(eqn: JaxprEqn) -> Hashable | None:
     """What an equation computes; None where that cannot be compared, or is not all it does."""
     if not eqn.outvars or eqn.has_effects:
         return None
-    operands: Any = tuple(map(_atom_key, eqn.invars))
+    operands: Any = tuple(map(atom_key, eqn.invars))
     if eqn.primitive in _COMMUTATIVE and eqn.outvars[0].aval.dtype.kind != "c":
         operands = frozenset(operands)
-    key = (eqn.primitive, operands, _exact(tuple(sorted(eqn.params.items()))))
+    key = (eqn.primitive, operands, exact(tuple(sorted(eqn.params.items()))))
     try:
         hash(key)
     except TypeError:
@@ -139,16 +160,17 @@ def _key(eqn: JaxprEqn) -> Hashable | None:
     return key
 
 
-def _atom_key(atom: Atom) -> Hashable:
+def atom_key(atom: Atom) -> Hashable:
+    """What tells an operand from others: a variable itself, a number by its bits."""
     if isinstance(atom, Var):
         return atom
     return atom.aval.dtype, np.asarray(atom.val).tobytes()
 
 
-def _exact(value: Any) -> Any:
+def exact(value: Any) -> Any:
     """`value` such that only the same parameters compare equal: not 0.0 and -0.0, 1 and True."""
     if type(value) is tuple:
-        return tuple(map(_exact, value))
+        return tuple(map(exact, value))
     if isinstance(value, float | complex | np.generic):
         return type(value), np.asarray(value).tobytes()
     return type(value), value

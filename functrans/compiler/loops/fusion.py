@@ -46,7 +46,6 @@ SHORT_ROW = 8
 FEW_ELEMENTS = 4096  # where the length of loops does not matter
 
 _NO_STEP = (nodes.Leaf, nodes.Number, nodes.View)
-_WITH_OPERAND = (nodes.Alias, nodes.HostResult)
 _STEPS = (nodes.Dot, nodes.Host)
 _RECOMPUTABLE = (nodes.Pointwise, nodes.Iota)
 _ALWAYS_STORED = (nodes.Writer, nodes.Dot, nodes.HostResult)
@@ -81,8 +80,11 @@ class Fusion:
         """Give a node its group."""
         if isinstance(node, _NO_STEP):
             return
-        if isinstance(node, _WITH_OPERAND):
-            node.group = node.wholes[0].group
+        if isinstance(node, nodes.Alias):
+            earliest = [base_of(x).group - 1 for x in node.after]
+            node.group = max([node.base.group, *earliest])
+        elif isinstance(node, nodes.HostResult):
+            node.group = node.host.group
         elif isinstance(node, _STEPS):
             group = self._open(node)
             group.is_loops = False

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -108,6 +109,20 @@ class NodeBuilder:
         shape = tuple(x.shape[i] for i in permutation)
         return self.add(nodes.View(shape, x.dtype, x, index_map, tuple(permutation)))
 
+    def after(self, x: Node, others: Sequence[Node]) -> Node:
+        """`x`, in memory; what reads it from there runs no earlier than `others` are computed."""
+        base = nodes.base_of(x)
+        if isinstance(base, (nodes.Number, nodes.Iota)):
+            return x
+        self.stored(x)
+        memory, before = (base.base, base.after) if type(base) is nodes.Alias else (base, ())
+        held = self.add(nodes.Alias(base.shape, base.dtype, memory, (*before, *others)))
+        if base is x:
+            return held
+        permutation = x.permutation if isinstance(x, nodes.View) and x.base is base else None
+        index_map = functools.partial(_index_behind, x)
+        return self.add(nodes.View(x.shape, x.dtype, held, index_map, permutation))
+
     def is_only_used_here(self, x: Node) -> bool:
         """Whether the equation being lowered is the only one that reads `x`, the result of one."""
         return x in self.single_use
@@ -206,6 +221,10 @@ class NodeBuilder:
         if not isinstance(base, nodes.IN_MEMORY):
             base.needed_whole = True
         return x
+
+
+def _index_behind(view: Node, index: Index) -> Index:
+    return nodes.resolve(view, index)[1]
 
 
 # ---------------------------------------------------------------------------- equations

@@ -99,9 +99,13 @@ class View(Node):
 
 @dataclass(eq=False, slots=True)
 class Alias(Node):
-    """The elements of `base`, which is stored, in the same order under another shape."""
+    """The elements of `base`, which is stored, in the same order under another shape.
+
+    What reads it runs no earlier than the kernels that compute the nodes in `after`.
+    """
 
     base: Node
+    after: tuple[Node, ...] = ()
 
     @property
     def wholes(self) -> Sequence[Node]:

@@ -124,12 +124,13 @@ def reshape(b: NodeBuilder, x: Node, *, shape: Shape, **_: Any) -> Node:
     base = nodes.base_of(x)
     if isinstance(base, nodes.Number):
         return b.view(base, shape, lambda index: ())
+    after = x.after if type(x) is nodes.Alias else ()
     if type(x) is nodes.Alias:
         x = x.base
     elif base is not x or isinstance(x, nodes.Iota):
         x = b.copy(x)
     b.stored(x)
-    return b.add(nodes.Alias(shape, x.dtype, x))
+    return b.add(nodes.Alias(shape, x.dtype, x, after))
 
 
 @rule("iota")
