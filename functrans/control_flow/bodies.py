@@ -15,6 +15,7 @@ import numpy as np
 
 from functrans import pytree
 from functrans.arguments import check_leaves, flatten_outputs, function_name, leaf_names
+from functrans.compiler.jaxprs.simplify import inline_calls
 from functrans.core import Primitive, Tracer, axis_environment, get_aval, is_weak
 from functrans.interpreters.staging import hoist_consts, trace_to_jaxpr
 from functrans.ir import ClosedJaxpr, Jaxpr, ShapedArray
@@ -79,8 +80,16 @@ def _trace_body(
         return outs
 
     closed = trace_to_jaxpr(flat, avals, weak=weak, what=what)
+    if _calls_hold_arrays(closed):
+        closed = inline_calls(closed)
     closed, consts = hoist_consts(closed, lambda _: True)
     return Body(closed, consts, *found)
+
+
+def _calls_hold_arrays(closed: ClosedJaxpr) -> bool:
+    """Whether a jitted function that is called closes over arrays."""
+    called = [eqn.params["jaxpr"] for eqn in closed.eqns if eqn.primitive.name == "jit"]
+    return any(c.consts or _calls_hold_arrays(c) for c in called)
 
 
 def arguments_of(what: str, root: str, tree: Any) -> tuple[list[Any], Any]:

@@ -215,7 +215,10 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
     last = len(branches) - 1
     if switches.jit_disabled and not isinstance(index, Tracer):
         return branches[min(max(int(index), 0), last)](*operands)
-    index = ops.convert_element_type(_array(index), dtype=_INDEX)
+    index = _array(index)
+    if aval.dtype == np.uint64:  # may be more than an int64 holds
+        index = ops.min(index, np.uint64(last))
+    index = ops.convert_element_type(index, dtype=_INDEX)
     index = ops.min(ops.max(index, np.int64(0)), np.int64(last))
     return _branch("switch", index, branches, operands)
 
@@ -262,7 +265,7 @@ def _branch(
     bodies = [trace_body(f, tree, avals, weak, what_of(f"{kind} with", f)) for f in functions]
     _check_branches(kind, functions, bodies)
     dtypes = [
-        np.result_type(*(b.jaxpr.out_avals[i].dtype for b in bodies))
+        np.result_type(*(_promoted_as(b.jaxpr.out_avals[i].dtype, b.weak[i]) for b in bodies))
         for i in range(len(bodies[0].weak))
     ]
     consts = [c for b in bodies for c in b.consts]
@@ -275,6 +278,11 @@ def _branch(
     return bodies[0].tree.unflatten(outs)
 
 
+def _promoted_as(dtype: np.dtype, weak: bool) -> Any:
+    """What stands for a result in NumPy's promotion: a Python number where it is weak."""
+    return dtype.type(0).item() if weak else dtype
+
+
 def _with_all_consts(
     body: Body, before: int, consts: Sequence[Any], avals: Sequence[ShapedArray], out: Any
 ) -> ClosedJaxpr:
@@ -284,9 +292,11 @@ def _with_all_consts(
         own = args[before : before + len(body.consts)]
         found = eval_jaxpr(body.jaxpr.jaxpr, [], *own, *args[len(consts) :])
         return [
-            y if get_aval(y).dtype == d else ops.convert_element_type(y, dtype=d)
+            y if get_aval(y).dtype == d
+            else d.type(y.item()) if isinstance(y, np.generic)  # refuses what does not fit
+            else ops.convert_element_type(y, dtype=d)
             for y, d in zip(found, out, strict=True)
-        ]
+        ]  # fmt: skip
 
     return trace_to_jaxpr(run, [*map(get_aval, consts), *avals], what="a branch")
 

@@ -307,7 +307,19 @@ class WhileTangents(Primitive):
         return jvp_flat(self._forward(params), primals, tangents)
 
     def batch(self, size: int, args: Any, dims: Any, **params: Any) -> Any:
-        return batch_flat(self._forward(params), args, dims, size)
+        return self.batch_named(size, args, dims, None, **params)
+
+    def batch_named(self, size: int, args: Any, dims: Any, axis_name: Any, **params: Any) -> Any:
+        """The rule under a vmap that names its axis: collectives inside refer to it."""
+        return batch_flat(self._forward(params), args, dims, size, axis_name)
+
+    def callee(self, *avals: ShapedArray, **params: Any) -> ClosedJaxpr:
+        """What the compiler puts in the place of an equation."""
+        key = ("while_tangents", avals, *params.values())
+        derived = params["linear"].derived
+        if key not in derived:
+            derived[key] = trace_to_jaxpr(self._forward(params), avals, what=self.name)
+        return derived[key]
 
     def _forward(self, params: dict[str, Any]) -> Callable[..., list[Any]]:
         known, linear, num_known = params["known"], params["linear"], params["num_known"]

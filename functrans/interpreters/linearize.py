@@ -158,7 +158,7 @@ class Tape:
         consts: list[Any] = []
 
         def atom(a: Atom) -> Atom:
-            if type(a) is Literal and (a.aval.shape or isinstance(a.val, Tracer)):
+            if type(a) is Literal and (a.aval.shape or isinstance(a.val, (Tracer, np.ndarray))):
                 if id(a.val) not in constvars:
                     constvars[id(a.val)] = Var(a.aval)
                     consts.append(a.val)

@@ -55,12 +55,9 @@ def _is_supported(eqn: JaxprEqn) -> bool:
     if primitive.name == "cond":
         branches = [inline_calls(b) for b in eqn.params["branches"]]
         return all(map(_is_small, branches)) and sum(map(_count, branches)) <= MOST_IN_BRANCHES
-    return (
-        bool(getattr(primitive, "scalar", None))
-        or isinstance(primitive, (*_MOVES, Iota))
-        or primitive.name in _REDUCTIONS
-        or primitive.name == "dot_general"
-    )
+    if primitive.name in _REDUCTIONS or primitive.name == "dot_general":
+        return all(a.aval.size for a in eqn.invars)  # else sums of nothing
+    return bool(getattr(primitive, "scalar", None)) or isinstance(primitive, (*_MOVES, Iota))
 
 
 def _count(closed: ClosedJaxpr) -> int:

@@ -35,7 +35,7 @@ def _scan(b: NodeBuilder, *args: Node, jaxpr: ClosedJaxpr, **params: Any) -> lis
     carry, outs = args[nk : nk + nc], jaxpr.out_avals
     ys = [((length, *a.shape), a.dtype) for a in outs[nc:]]
     shapes = [*((x.shape, x.dtype) for x in carry), *ys]
-    run = _scan_in_python(_oracle(b, jaxpr), length, nk, nc, reverse=params["reverse"])
+    run = _scan_in_python(_oracle(b, jaxpr), length, nk, nc, ys, reverse=params["reverse"])
     found = scan_kernel(jaxpr, params, RULES)
     if found is not None:
         return _kernel(b, f"scan {length}", found, run, args, shapes, iterations=length)
@@ -160,14 +160,18 @@ def _oracle(b: NodeBuilder, closed: ClosedJaxpr) -> Function:
     return lambda *args: [np.asarray(y) for y in run_python(program(), args)]
 
 
-def _scan_in_python(body: Function, length: int, nk: int, nc: int, *, reverse: bool) -> Function:
+def _scan_in_python(
+    body: Function, length: int, nk: int, nc: int, stacks: Sequence[Any], *, reverse: bool
+) -> Function:
     def run(*args: np.ndarray) -> list[np.ndarray]:
         consts, carry, xs = args[:nk], list(args[nk : nk + nc]), args[nk + nc :]
-        rows: list[Any] = [None] * length
+        ys = [np.empty(shape, dtype) for shape, dtype in stacks]
         for i in reversed(range(length)) if reverse else range(length):
             found = body(*consts, *carry, *(x[i] for x in xs))
-            carry, rows[i] = list(found[:nc]), found[nc:]
-        return [*carry, *(np.stack(ys) for ys in zip(*rows, strict=True))]
+            carry = list(found[:nc])
+            for y, row in zip(ys, found[nc:], strict=True):
+                y[i] = row
+        return [*carry, *ys]
 
     return run
 
