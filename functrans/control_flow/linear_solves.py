@@ -235,6 +235,26 @@ def custom_linear_solve(
     leaves, tree = arguments_of(what, "b", b)
     leaves = [concrete_scalar(x) for x in leaves]
     avals = [get_aval(x) for x in leaves]
+    linear, solver, back, aux_tree = _programs(
+        what, matvec, solve, None if symmetric else transpose_solve, tree, avals, has_aux=has_aux
+    )
+    back = solver if symmetric else back
+    bodies = [linear, solver, *([] if back is None else [back])]
+    outs = linear_solve_primitive(
+        *itertools.chain(*(body.consts for body in bodies)), *leaves, matvec=linear.jaxpr,
+        solve=solver.jaxpr, symmetric=symmetric,
+        transpose_solve=None if back is None else _without_aux(back.jaxpr, len(leaves)),
+        sizes=(len(linear.consts), len(solver.consts), 0 if back is None else len(back.consts)),
+    )  # fmt: skip
+    x = tree.unflatten(outs[: len(leaves)])
+    return (x, aux_tree.unflatten(outs[len(leaves) :])) if has_aux else x
+
+
+def _programs(
+    what: str, matvec: Any, solve: Any, transpose_solve: Any, tree: Any, avals: Any, *,
+    has_aux: bool,
+) -> tuple[Body, Body, Body | None, Any]:  # fmt: skip
+    """The programs of the map and of its solvers; the structure of `aux`."""
     one = pytree.treedef_tuple([tree])
 
     def trace(f: Callable[..., Any], subject: str, *, aux: bool) -> tuple[Body, Any]:
@@ -245,24 +265,16 @@ def custom_linear_solve(
 
     linear, _ = trace(matvec, "matvec", aux=False)
     solver, aux_tree = trace(lambda y: solve(matvec, y), "solve", aux=has_aux)
-    back = solver if symmetric else None
-    if transpose_solve is not None and not symmetric:
+    if transpose_solve is None:
+        return linear, solver, None, aux_tree
 
-        def vecmat(y: Any) -> Any:
-            program = transposed_map(linear.jaxpr, len(linear.consts))
-            ys, _ = arguments_of(what, "the argument of vecmat", y)
-            return tree.unflatten(eval_jaxpr(program.jaxpr, program.consts, *linear.consts, *ys))
+    def vecmat(y: Any) -> Any:
+        program = transposed_map(linear.jaxpr, len(linear.consts))
+        ys, _ = arguments_of(what, "the argument of vecmat", y)
+        return tree.unflatten(eval_jaxpr(program.jaxpr, program.consts, *linear.consts, *ys))
 
-        back, _ = trace(lambda y: transpose_solve(vecmat, y), "transpose_solve", aux=has_aux)
-    bodies = [linear, solver, *([] if back is None else [back])]
-    outs = linear_solve_primitive(
-        *itertools.chain(*(body.consts for body in bodies)), *leaves, matvec=linear.jaxpr,
-        solve=solver.jaxpr, symmetric=symmetric,
-        transpose_solve=None if back is None else _without_aux(back.jaxpr, len(leaves)),
-        sizes=(len(linear.consts), len(solver.consts), 0 if back is None else len(back.consts)),
-    )  # fmt: skip
-    x = tree.unflatten(outs[: len(leaves)])
-    return (x, aux_tree.unflatten(outs[len(leaves) :])) if has_aux else x
+    back, _ = trace(lambda y: transpose_solve(vecmat, y), "transpose_solve", aux=has_aux)
+    return linear, solver, back, aux_tree
 
 
 def trace_solver(

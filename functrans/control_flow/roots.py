@@ -11,7 +11,7 @@ from typing import Any
 
 from functrans import dtypes, ops, pytree
 from functrans.arguments import concrete_scalar, leaf_names
-from functrans.control_flow.bodies import arguments_of, trace_body, what_of
+from functrans.control_flow.bodies import Body, arguments_of, trace_body, what_of
 from functrans.control_flow.linear_solves import Solver, check_same, groups, trace_solver
 from functrans.core import Zero, get_aval
 from functrans.interpreters.batching import batch_jaxpr, move_to
@@ -105,6 +105,21 @@ def custom_root(
                 f"{what}: {name} is {aval}, and a root is of floats.\n  Convert it: "
                 "x.astype(float), 1.0 instead of 1."
             )
+    bodies, aux_tree = _programs(what, f, solve, tangent_solve, tree, avals, has_aux=has_aux)
+    residual, solver, tangents = bodies
+    outs = root_primitive(
+        *(c for body in bodies for c in body.consts), *leaves, f=residual.jaxpr,
+        solve=solver.jaxpr, tangent_solve=tangents.jaxpr,
+        sizes=tuple(len(body.consts) for body in bodies),
+    )  # fmt: skip
+    x = tree.unflatten(outs[: len(leaves)])
+    return (x, aux_tree.unflatten(outs[len(leaves) :])) if has_aux else x
+
+
+def _programs(
+    what: str, f: Any, solve: Any, tangent_solve: Any, tree: Any, avals: Any, *, has_aux: bool
+) -> tuple[tuple[Body, Body, Body], Any]:
+    """The programs of the equation, the solver and the tangents; the structure of `aux`."""
     one, two = pytree.treedef_tuple([tree]), pytree.treedef_tuple([tree, tree])
     residual = trace_body(f, one, avals, [False] * len(avals), what)
     check_same(what, "the function", (residual.tree, residual.jaxpr.out_avals), tree, avals)
@@ -119,14 +134,7 @@ def custom_root(
         [False] * (2 * len(avals)), f"{what}, tangent_solve",
     )  # fmt: skip
     check_same(what, "tangent_solve", (tangents.tree, tangents.jaxpr.out_avals), tree, avals)
-    bodies = (residual, solver, tangents)
-    outs = root_primitive(
-        *(c for body in bodies for c in body.consts), *leaves, f=residual.jaxpr,
-        solve=solver.jaxpr, tangent_solve=tangents.jaxpr,
-        sizes=tuple(len(body.consts) for body in bodies),
-    )  # fmt: skip
-    x = tree.unflatten(outs[: len(leaves)])
-    return (x, aux_tree.unflatten(outs[len(leaves) :])) if has_aux else x
+    return (residual, solver, tangents), aux_tree
 
 
 def _tangent_map(f: Callable[[Any], Any], x: Any, what: str) -> Callable[[Any], Any]:
