@@ -50,6 +50,7 @@ from functrans.core import Primitive
 from functrans.custom_rules import closure_convert, custom_gradient, custom_jvp, custom_vjp
 from functrans.dtypes import float0
 from functrans.foreign import native_call, numba_call, numba_kernel
+from functrans.implicit import implicit_function
 from functrans.interpreters.nan_checks import debug_nans
 from functrans.interpreters.staging import eval_jaxpr
 from functrans.ir import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
@@ -90,6 +91,7 @@ __all__ = [
     "float0",
     "grad",
     "hessian",
+    "implicit_function",
     "io_callback",
     "jacfwd",
     "jacobian",

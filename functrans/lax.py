@@ -15,7 +15,17 @@ import numpy as np
 
 from functrans import dtypes, ops, pytree
 from functrans import lax_linalg as linalg
-from functrans.control_flow import cond, fori_loop, map, scan, switch, while_loop
+from functrans.control_flow import (
+    associative_scan,
+    cond,
+    custom_linear_solve,
+    custom_root,
+    fori_loop,
+    map,
+    scan,
+    switch,
+    while_loop,
+)
 from functrans.core import get_aval, is_weak
 from functrans.interpreters.collectives import axis_index, pmax, pmean, pmin, psum
 from functrans.numpy import promotion
@@ -459,12 +469,13 @@ def fft(x: Any, fft_type: FftType | str, fft_lengths: Sequence[int]) -> Any:
 
 __all__ = [
     "ConvDimensionNumbers", "FftType", "abs", "acos", "acosh", "add", "argmax", "argmin",
-    "asin", "asinh", "atan", "atan2", "atanh", "axis_index", "bitwise_and", "bitwise_not",
-    "bitwise_or", "bitwise_xor", "broadcast", "broadcast_in_dim", "broadcasted_iota", "cbrt",
-    "ceil", "clamp", "complex", "concatenate", "cond", "conj", "conv", "conv_dimension_numbers",
-    "conv_general_dilated", "conv_transpose", "conv_with_general_padding",
-    "convert_element_type", "cos", "cosh", "cumlogsumexp", "cummax", "cummin", "cumprod",
-    "cumsum", "digamma", "div", "dot", "dot_general", "dynamic_index_in_dim", "dynamic_slice",
+    "asin", "asinh", "associative_scan", "atan", "atan2", "atanh", "axis_index", "bitwise_and",
+    "bitwise_not", "bitwise_or", "bitwise_xor", "broadcast", "broadcast_in_dim",
+    "broadcasted_iota", "cbrt", "ceil", "clamp", "complex", "concatenate", "cond", "conj",
+    "conv", "conv_dimension_numbers", "conv_general_dilated", "conv_transpose",
+    "conv_with_general_padding", "convert_element_type", "cos", "cosh", "cumlogsumexp",
+    "cummax", "cummin", "cumprod", "cumsum", "custom_linear_solve", "custom_root", "digamma",
+    "div", "dot", "dot_general", "dynamic_index_in_dim", "dynamic_slice",
     "dynamic_slice_in_dim", "dynamic_update_index_in_dim", "dynamic_update_slice",
     "dynamic_update_slice_in_dim", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expand_dims",
     "expm1", "fft", "floor", "fori_loop", "full", "full_like", "ge", "gt", "imag",

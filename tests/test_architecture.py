@@ -35,6 +35,7 @@ LAYERS = [
         "callbacks",
         "debug",
         "export",
+        "implicit",
         "test_util",
     ],
     [

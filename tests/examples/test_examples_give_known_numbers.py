@@ -9,13 +9,20 @@ import pytest
 from scipy.special import wrightomega
 
 from examples import (
+    adaptive_steps,
     custom_interpreter,
     custom_rules,
     d2l_autograd,
+    d2l_control_flow,
     digits,
     dlsys_expression,
+    hmc,
+    implicit_gradients,
+    kalman,
     linear_regression,
+    lorenz,
     numba_kernels,
+    rnn,
     scipy_minimize,
     user_derivative,
 )
@@ -139,3 +146,54 @@ def test_planets_obey_keplers_equation_and_move_as_its_derivative_says():
     np.testing.assert_allclose(means, [0.5, 1.0, 2.0, 3.0], rtol=1e-14)
     np.testing.assert_allclose(outcome.speed, 1 / (1 - 0.6 * np.cos(outcome.anomaly)), rtol=1e-13)
     assert outcome.distance == pytest.approx(1 + 0.6**2 / 2, rel=1e-12)
+
+
+def test_lorenz_trajectories_part_at_the_known_rate():
+    outcome = lorenz.main()
+    np.testing.assert_allclose(outcome.reverse, outcome.forward, rtol=1e-9)
+    np.testing.assert_allclose(outcome.reverse, outcome.differences, rtol=1e-6)
+    assert outcome.exponent == pytest.approx(0.9056, abs=0.01)
+
+
+def test_adaptive_steps_are_fitted_by_reverse_mode():
+    outcome = adaptive_steps.main()
+    np.testing.assert_allclose(outcome.parameters, [1.1, 0.4, 0.1, 0.4], rtol=1e-4)
+    assert outcome.gradient_error < 1e-4
+    assert outcome.steps.min() < 20 < 60 < outcome.steps.max()
+    assert outcome.evaluations < 50
+
+
+def test_implicit_gradients_are_those_of_the_solution():
+    errors = implicit_gradients.main()
+    assert len(errors) == 5
+    assert errors["fixed point, implicit"] < errors["fixed point, unrolled"] / 5
+    assert max(errors["Newton, implicit"], errors["SciPy, implicit"]) < 1e-13
+
+
+def test_samples_have_the_moments_of_the_grid():
+    outcome = hmc.main()
+    np.testing.assert_allclose(outcome.mean, outcome.exact_mean, atol=0.03)
+    np.testing.assert_allclose(outcome.deviation, outcome.exact_deviation, rtol=0.03)
+    assert 0.9 < outcome.accepted < 1
+
+
+def test_kalman_filter_has_the_published_likelihood():
+    outcome = kalman.main()
+    assert outcome.noise == pytest.approx(15099, rel=1e-3)
+    assert outcome.wander == pytest.approx(1469.1, rel=1e-3)
+    assert kalman.filtered(np.log([15099, 1469.1]), kalman.FLOW)[0] == pytest.approx(
+        -632.546, abs=1e-3
+    )
+
+
+def test_network_recalls_what_it_heard():
+    outcome = rnn.main()
+    assert outcome.accuracy > 0.99
+    assert outcome.losses[-1] < 0.01 < 0.9 < outcome.losses[0]
+
+
+def test_d2l_control_flow_has_the_gradient_f_of_a_over_a():
+    outcome = d2l_control_flow.main()
+    np.testing.assert_allclose(outcome.gradients, outcome.values / outcome.a, rtol=1e-14)
+    assert np.all(np.abs(outcome.values) >= 1000)
+    assert d2l_control_flow.ft.grad(d2l_control_flow.f)(-1.0) == 102400
